@@ -15,6 +15,7 @@ VERBS = {
     "study": ("cliplib.study", "run a named scale: every run that is not current"),
     "train": ("cliplib.cli_runs:train", "train one run (also under torchrun)"),
     "evaluate": ("cliplib.cli_runs:evaluate", "evaluate one checkpoint on the held-out families"),
+    "sweep": ("cliplib.sweep", "choose learning rates on validation"),
     "publish": ("cliplib.collect", "make the book's tables from the records of a finished scale"),
     "fit": ("cliplib.laws.cli", "fit a scaling law to a table of runs"),
     "paper": ("cliplib.laws.cli:paper", "print the paper's exponents beside ours"),
