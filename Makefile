@@ -36,10 +36,10 @@ corpus: env ## fetch the icons and write the image-text shards into DATA (data/i
 	@$(CLIPLIB) corpus --out $(DATA) $(if $(OFFLINE),--offline)
 
 study: corpus ## train and evaluate the runs of SCALE (smoke, nano, micro, ...) on CORES cores
-	@$(CLIPLIB) study --scale $(SCALE) --cores $(CORES)
+	@$(CLIPLIB) study --scale $(SCALE) --cores $(CORES) --data $(DATA)
 
 book: study ## run the study, then build the book: book/_build/html/index.html
-	@$(CLIPLIB) book
+	@$(CLIPLIB) book --scale $(SCALE) $(if $(OFFLINE),--offline)
 
 serve: ## show the built book at PORT (8000) of this machine
 	@test -f $(PAGE) || { echo 'serve: there is no book yet; run `make book` first' >&2; exit 2; }

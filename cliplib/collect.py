@@ -56,13 +56,13 @@ def _rows(train: dict[str, Any], evaluation: dict[str, Any]) -> list[dict[str, A
 
 
 def curves(runs: Path, wanted: Collection[str] | None = None) -> pd.DataFrame:
-    """Learning curves of the finished runs: run_id, step, samples_seen, loss, lr, logit_scale."""
+    """Learning curves of the trained runs: run_id, step, samples_seen, loss, lr, logit_scale."""
     import pandas as pd
 
     rows = [
         {"run_id": path.parent.name, **json.loads(line)}
         for path in sorted(runs.glob("*/metrics.jsonl"))
-        if (path.parent / "eval.json").exists() and (wanted is None or path.parent.name in wanted)
+        if (path.parent / "train.json").exists() and (wanted is None or path.parent.name in wanted)
         for line in path.read_text().splitlines()
     ]
     return pd.DataFrame(

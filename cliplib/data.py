@@ -160,6 +160,7 @@ class Pairs:
         concepts: per pair, the normalised name; two pairs of one concept never share a batch.
         keys: per pair, its key in the shards.
         labels: per pair, its corpus label ("colour" or "mono").
+        rows: (n,) place of each pair in its split.
         bad: samples left out, by kind.
     """
 
@@ -168,6 +169,7 @@ class Pairs:
     concepts: list[str]
     keys: list[str]
     labels: list[str]
+    rows: np.ndarray
     bad: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -182,6 +184,7 @@ class Pairs:
             concepts=[self.concepts[i] for i in rows],
             keys=[self.keys[i] for i in rows],
             labels=[self.labels[i] for i in rows],
+            rows=self.rows[rows],
             bad=self.bad,
         )
 
@@ -196,24 +199,30 @@ def load_split(corpus: Corpus, split: str) -> Pairs:
     Raises:
         InputError: a shard is missing or damaged, or more than 1% of the samples cannot be used.
     """
-    shards = corpus.shards(split)
-    mark = hashlib.sha256("".join(row["sha256"] for row in shards).encode()).hexdigest()[:16]
-    images, about = (
-        corpus.folder / "decoded" / f"{split}-{mark}.{kind}" for kind in ("npy", "json")
-    )
+    images, about = (decoded_file(corpus, split, name) for name in ("images.npy", "about.json"))
     if not (images.exists() and about.exists()):
-        _decode_split(corpus, split, shards, images, about)
-    return Pairs(np.load(images, mmap_mode="r"), **json.loads(about.read_text()))
+        _decode_split(corpus, split, images, about)
+    columns = json.loads(about.read_text())
+    return Pairs(np.load(images, mmap_mode="r"), rows=np.arange(len(columns["keys"])), **columns)
 
 
-def _decode_split(
-    corpus: Corpus, split: str, shards: list[dict[str, Any]], images: Path, about: Path
-) -> None:
+def decoded_file(corpus: Corpus, split: str, name: str) -> Path:
+    """Where something derived from a split is kept: its name holds a hash of the shards' content.
+
+    Raises:
+        InputError: unknown split, or a shard is missing or has another size.
+    """
+    content = "".join(row["sha256"] for row in corpus.shards(split))
+    mark = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return corpus.folder / "decoded" / f"{split}-{mark}-{name}"
+
+
+def _decode_split(corpus: Corpus, split: str, images: Path, about: Path) -> None:
     bad: Counter[str] = Counter()
     columns: dict[str, list[Any]] = {"captions": [], "concepts": [], "keys": [], "labels": []}
     pixels: list[np.ndarray] = []
     start = shown = time.monotonic()
-    for row in shards:
+    for row in corpus.shards(split):
         path = corpus.folder / row["path"]
         if hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
             raise InputError(

@@ -147,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
 def _execute(args: argparse.Namespace, stale: list[RunSpec], data: Path, runs: Path) -> None:
     for spec in stale:
         (runs / spec.run_id / ".done").unlink(missing_ok=True)
+    _decode(data)
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(runs),
         "--cores", str(args.cores), "--nolock", "--keep-going", "--rerun-incomplete",
@@ -158,6 +159,16 @@ def _execute(args: argparse.Namespace, stale: list[RunSpec], data: Path, runs: P
     start = time.monotonic()
     subprocess.run(command, check=False)
     print(f"study {args.scale}: {len(stale)} runs in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def _decode(data: Path) -> None:
+    """Decode the shards once, before runs that start together would each do it."""
+    from cliplib.data import load_split, open_corpus
+
+    if (data / "manifest.json").exists():
+        corpus = open_corpus(data)
+        for split in {row["split"] for row in corpus.manifest["shards"]} - {"variants"}:
+            load_split(corpus, split)
 
 
 @contextmanager

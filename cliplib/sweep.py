@@ -16,8 +16,6 @@ from cliplib.ladder import recipe, run_spec
 from cliplib.records import write_atomic
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from cliplib.data import Corpus
 
 HALF_DECADE = 10**0.5
@@ -71,7 +69,7 @@ def sweep(scale: str, rung: str, samples: int, corpus: Corpus, folder: Path, tab
         table: CSV that gets a row per run; rows that are there already are not run again.
     """
     while True:
-        losses = {row.step: row.infonce for row in _known(table, scale, rung, samples).itertuples()}
+        losses = _known(table, scale, rung, samples)
         todo = next_steps(losses)
         if not todo:
             return rate(min(losses, key=lambda step: losses[step]))
@@ -104,7 +102,8 @@ def _one(
     }  # fmt: skip
 
 
-def _known(table: Path, scale: str, rung: str, samples: int) -> pd.DataFrame:
+def _known(table: Path, scale: str, rung: str, samples: int) -> dict[int, float]:
+    """Validation InfoNCE by half decade of learning rate, of the rows that are in the table."""
     import numpy as np
     import pandas as pd
 
@@ -112,7 +111,8 @@ def _known(table: Path, scale: str, rung: str, samples: int) -> pd.DataFrame:
     batch = recipe(scale, rung, "all", samples)["batch_size"]
     seen = samples // batch * batch
     rows = rows[(rows.rung == rung) & (rows.samples_seen == seen) & (rows.batch_size == batch)]
-    return rows.assign(step=np.rint(np.log10(rows.lr.astype(float)) * 2).astype(int))
+    steps = np.rint(np.log10(rows.lr.astype(float)) * 2).astype(int)
+    return dict(zip(steps.tolist(), rows.infonce.tolist()))
 
 
 def _append(table: Path, row: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ for bit on a CPU, as if nothing had happened.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -25,7 +26,16 @@ from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 
 from cliplib import InputError, ladder, model, records
-from cliplib.data import Batch, Corpus, Pairs, batches, caption_choice, training_pairs
+from cliplib.data import (
+    Batch,
+    Corpus,
+    Pairs,
+    batches,
+    caption_choice,
+    decoded_file,
+    load_split,
+    training_pairs,
+)
 from cliplib.ladder import RunSpec
 
 BETAS = (0.9, 0.98)
@@ -128,6 +138,12 @@ class World:
         if self.size > 1:
             torch.distributed.destroy_process_group()
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over the processes, the same on each."""
+        if self.size > 1:
+            torch.distributed.all_reduce(value)
+        return value / self.size
+
     def share(self, batch: np.ndarray) -> np.ndarray:
         """This process's part of a global batch: a contiguous slice of equal length."""
         part = len(batch) // self.size
@@ -170,7 +186,7 @@ class _Loop:
             else "cpu"
         )
         self.pairs = training_pairs(corpus, run.data_scale, run.corpus)
-        self.tokens = _Captions(self.pairs, self.rung.context_length)
+        self.tokens = _Captions(corpus, self.pairs, self.rung.context_length)
         self.clip = model.create(self.rung, run.seed, how.attention).to(self.device)
         self.towers = _distribute(model.Towers(self.clip), world)
         self.loss = ClipLoss(
@@ -220,7 +236,7 @@ class _Loop:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.clip.parameters(), CLIP_NORM)
-        value = loss.item()
+        value = self.world.mean(loss.detach()).item()
         if not (math.isfinite(value) and math.isfinite(norm.item())):
             raise FloatingPointError(
                 f"{self.run.run_id}: loss {value}, gradient norm {norm.item()} at step {self.step + 1}; "
@@ -330,16 +346,34 @@ class _Loop:
 
 
 class _Captions:
-    """All captions of the training pairs as token ids: (n, most captions, context) int16."""
+    """Token ids of all captions of the training pairs, and the draw of one a pair."""
 
-    def __init__(self, pairs: Pairs, context_length: int) -> None:
-        self.counts = np.array([len(captions) for captions in pairs.captions])
-        flat = model.tokenize([c for captions in pairs.captions for c in captions], context_length)
-        self.flat, self.first = flat, np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+    def __init__(self, corpus: Corpus, pairs: Pairs, context_length: int) -> None:
+        flat, counts = caption_tokens(corpus, context_length)
+        first = np.cumsum(counts) - counts
+        self.flat, self.counts, self.first = flat, counts[pairs.rows], first[pairs.rows]
 
     def of(self, indices: np.ndarray, seed: int, step: int) -> np.ndarray:
         """Token ids (batch, context) of one caption a pair, drawn anew at each step."""
         return self.flat[self.first[indices] + caption_choice(self.counts[indices], seed, step)]
+
+
+def caption_tokens(corpus: Corpus, context_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Captions of the whole training split as token ids, tokenized once and kept beside the shards.
+
+    Returns:
+        (captions, context_length) int16, in shard order; and (pairs,) how many captions each has.
+    """
+    made_by = records.digest((model.TOKENIZER / model.TOKENIZER_FILES[0]).read_bytes())
+    path = decoded_file(corpus, "train", f"tokens-{context_length}-{made_by}.npz")
+    if not path.exists():
+        captions = load_split(corpus, "train").captions
+        flat = model.tokenize([c for several in captions for c in several], context_length)
+        buffer = io.BytesIO()
+        np.savez(buffer, flat=flat, counts=np.array([len(several) for several in captions]))
+        records.write_atomic(path, buffer.getvalue())
+    with np.load(path) as arrays:
+        return arrays["flat"], arrays["counts"]
 
 
 def adamw(clip: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:

@@ -31,7 +31,9 @@ def test_an_untrained_model_is_at_chance(outcome):
         if metric in ("accuracy_20_way", "recall_at_5"):
             assert abs(row["value"] - row["chance"]) < 6 * row["se"] + 0.02, (task, metric)
         if metric == "infonce":
-            assert row["value"] == pytest.approx(row["chance"], abs=0.3)
+            assert (
+                row["chance"] - 0.1 < row["value"] < row["chance"] + 1.5
+            )  # no better than guessing
 
 
 def test_every_metric_names_its_items_chance_and_interval(outcome):

@@ -45,7 +45,7 @@ def test_gradients_agree_with_open_clips_own(images):
         image, text, scale = model.Towers(clip)(x, tokens)
         torch.nn.functional.cross_entropy(scale * image @ text.T, torch.arange(5)).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in clip.parameters()]))
-    assert torch.allclose(*gradients, atol=1e-6)
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-5 * gradients[1].abs().max()
 
 
 def test_captions_trimmed_to_the_longest_give_the_padded_numbers():

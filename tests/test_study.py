@@ -137,7 +137,7 @@ def test_a_killed_study_goes_on_and_redoes_nothing_finished(killed_study):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_a_killed_study_equals_an_uninterrupted_one(killed_study, corpus, tmp_path):
+def test_a_killed_study_equals_an_uninterrupted_one(killed_study, corpus, tmp_path, one_thread):
     from cliplib.evaluate import evaluate
     from cliplib.train import train
 
@@ -181,16 +181,46 @@ def test_two_studies_in_one_folder_are_refused(corpus, tmp_path):
     )
 
 
-def test_a_run_that_fails_is_named_with_its_last_line(tmp_path, corpus):
+def test_a_missing_shard_stops_the_study_before_it_starts(tmp_path, corpus):
     damaged = tmp_path / "icons"
     damaged.mkdir()
     for path in corpus.folder.iterdir():
         if path.name not in ("train-000000.tar", "decoded"):
             (damaged / path.name).symlink_to(path)
     done = cliplib("study", "--scale", "smoke", "--data", damaged, "--runs", tmp_path / "runs")
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2 and "runs did not finish" in last and "shard is missing" in last
+    assert (
+        done.returncode == 2 and done.stderr.count("\n") == 1 and "shard is missing" in done.stderr
+    )
     assert not list((tmp_path / "runs").glob("*/train.json"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks are POSIX")
+def test_a_run_that_fails_is_named_with_its_last_line_and_the_others_finish(killed_study, corpus):
+    import fcntl
+
+    runs, _, _ = killed_study
+    busy = runs / scale("smoke")[-1].run_id
+    (busy / "train.json").unlink()
+    with (busy / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = cliplib("study", "--scale", "smoke", "--data", corpus.folder, "--runs", runs)
+    last = done.stderr.strip().splitlines()[-1]
+    assert (
+        done.returncode == 2
+        and f"1 of {len(scale('smoke'))} runs did not finish" in last
+        and "is training here" in last
+    )
+
+
+@pytest.fixture
+def one_thread():
+    """As many threads as a run of the study has: sums in another order differ in the last digits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _data(runs):

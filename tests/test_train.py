@@ -42,18 +42,20 @@ def test_a_run_leaves_its_record_curve_and_checkpoint(finished, corpus):
     assert record["corpus_hash"] == corpus.hash
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    assert lines[0]["loss"] == pytest.approx(math.log(32), rel=0.15)
+    assert (
+        math.log(32) - 0.5 < lines[0]["loss"] < math.log(32) + 1.5
+    )  # guessing, at the initial scale
     assert not (folder / "checkpoint" / "state.pt").exists()
     assert 0 < record["executed_gmacs"] <= record["gmacs_per_pair"] * record["samples_seen"]
 
 
 def test_the_loss_falls(corpus, tmp_path):
-    run = run_spec("smoke", "XXS", 150 * 32, data_scale="2k", batch_size=32, lr=3e-3)
+    run = run_spec("smoke", "XXS", 300 * 32, data_scale="2k", batch_size=32, lr=1e-3)
     train(run, corpus, tmp_path, say=lambda line: None)
     losses = [
         json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
     ]
-    assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.2
+    assert np.mean(losses[-20:]) < math.log(32) - 0.15  # well below guessing
 
 
 def test_a_finished_run_is_not_trained_again(finished, corpus):

@@ -178,6 +178,7 @@ def _gather(places: list[tuple[Pairs, int]]) -> Pairs:
         concepts=[pairs.concepts[0] for pairs in one],
         keys=[pairs.keys[0] for pairs in one],
         labels=[pairs.labels[0] for pairs in one],
+        rows=np.arange(len(one)),
     )
 
 
@@ -190,7 +191,7 @@ def metric_rows(ranked: Mapping[str, Ranked], corpus: Corpus) -> list[dict[str, 
     Columns: task, metric, value, chance, n_items, n_clusters, se, ci_low, ci_high. ``se`` and the 95%
     interval are clustered by concept.
     """
-    concepts = corpus.pairs["concept"].to_numpy()
+    concepts = concept_codes(corpus)
     rows = []
     for task, r in ranked.items():
         measures = retrieval_measures(r) if r.loss is not None else zero_shot_measures(r)
@@ -239,13 +240,20 @@ def _covered(task: str, r: Ranked, corpus: Corpus, concepts: np.ndarray) -> list
     return rows
 
 
+def concept_codes(corpus: Corpus) -> np.ndarray:
+    """A number per concept, for every row of the table of pairs: what intervals cluster by."""
+    return corpus.pairs["concept"].factorize()[0]
+
+
 def covered_concepts(corpus: Corpus) -> dict[str, np.ndarray]:
-    """Per data scale below the whole, the concepts that occur among its training pairs."""
-    train = corpus.pairs[corpus.pairs["split"] == "train"]
+    """Per data scale below the whole, the codes of the concepts that its training pairs name."""
+    order = corpus.pairs["order"].to_numpy()
+    train = (corpus.pairs["split"] == "train").to_numpy()
     scales = {
-        name: size for name, size in corpus.manifest["data_scales"].items() if size < len(train)
+        name: size for name, size in corpus.manifest["data_scales"].items() if size < train.sum()
     }
-    return {name: train.concept[train.order < size].unique() for name, size in scales.items()}
+    codes = concept_codes(corpus)
+    return {name: np.unique(codes[train & (order < size)]) for name, size in scales.items()}
 
 
 def _both_directions(ranked: Mapping[str, Ranked], concepts: np.ndarray) -> list[dict[str, Any]]:
