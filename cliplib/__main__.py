@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
+from typing import NoReturn
 
 from cliplib import InputError, __version__
 
@@ -24,9 +26,21 @@ VERBS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{message}; see: python -m {self.prog} --help")
+
+
+def parser() -> Parser:
     """The parser of all verbs; a verb's own module is imported only when it is asked for."""
-    top = argparse.ArgumentParser(prog="cliplib", description="Reproducible scaling laws for CLIP.")
+    top = Parser(prog="cliplib", description="Reproducible scaling laws for CLIP.")
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, (_, what) in VERBS.items():
@@ -37,24 +51,32 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb. Bad input prints one line and returns 2; an interrupt returns 130."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    chosen, rest = parser().parse_known_args(arguments[:1])[0].verb, arguments[1:]
-    place, what = VERBS[chosen]
-    name, _, prefix = place.partition(":")
     try:
+        chosen, rest = parser().parse_known_args(arguments[:1])[0].verb, arguments[1:]
+        place, what = VERBS[chosen]
+        name, _, prefix = place.partition(":")
         module = importlib.import_module(name)
-        own = argparse.ArgumentParser(prog=f"cliplib {chosen}", description=what)
+        own = Parser(prog=f"cliplib {chosen}", description=what)
         getattr(module, f"add_{prefix}_arguments" if prefix else "add_arguments")(own)
         status = getattr(module, f"run_{prefix}" if prefix else "run")(own.parse_args(rest))
         return int(status or 0)
     except InputError as error:
         print(f"cliplib: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("cliplib: interrupted; run it again to go on", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `cliplib ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(
+            f"cliplib: no space left on the disk; free some and run it again ({error})",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("cliplib: interrupted; run it again to go on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

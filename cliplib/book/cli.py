@@ -14,6 +14,7 @@ PARTS = {
     "prepare": "fetch MathJax, place the example run, drop what is stale",
     "check": "look through the built pages",
     "corpus": "write the committed summary of the built corpus",
+    "picture": "draw the README's picture from the committed study",
 }
 
 
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         "prepare": _prepare,
         "check": _check,
         "corpus": _corpus,
+        "picture": _picture,
     }
     return parts[args.part](args)
 
@@ -74,5 +76,15 @@ def _corpus(args: argparse.Namespace) -> int:
     summary = corpus_summary(json.loads(manifest.read_text()))
     out = args.book / "data/corpus.json"
     write_atomic(out, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    print(out)
+    return 0
+
+
+def _picture(args: argparse.Namespace) -> int:
+    from cliplib.book.study import picture
+    from cliplib.records import write_atomic
+
+    out = args.book / "_static/result.png"
+    write_atomic(out, picture(args.book / "data/runs.csv", args.scale))
     print(out)
     return 0

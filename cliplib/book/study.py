@@ -6,6 +6,7 @@ of the loss of guessing. Which runs enter which fit was fixed before they ran (`
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 from cliplib import InputError
 from cliplib.collect import collect, curves
 from cliplib.laws import Draws, Fit, Recipe, bootstrap, include
+from cliplib.records import digest
 
 GRID = 40  # points of a drawn curve
 DRAWS = {"power": 1000, "curved": 200}  # bootstrap samples; the curved law is a slow fit
@@ -119,6 +121,32 @@ def study_law(runs: pd.DataFrame, form: str) -> StudyLaw | str:
 def _with_curve(fit: Fit, C: np.ndarray) -> dict[str, float]:
     """Parameters and predictions, so that one bootstrap gives the interval and the band."""
     return {**fit.params, **{f"at {i}": float(e) for i, e in enumerate(fit.predict(C))}}
+
+
+def picture(committed: Path, scale: str) -> bytes:
+    """A PNG of the committed study's first response with its laws; it names the table it shows.
+
+    Raises:
+        InputError: the table holds no finished run of that scale.
+    """
+    import matplotlib.pyplot as plt
+
+    from cliplib.figures import error_against_compute, style
+
+    study, _ = read_runs(committed, Path("no runs"), scale)
+    if study.empty:
+        raise InputError(f"{committed} has no runs of {scale}: make study, then cliplib publish")
+    response = RESPONSES["phosphor"]
+    runs = errors(study, response)
+    laws = {f"{form} law": study_law(runs, form) for form in DRAWS}
+    drawn = {label: law.curve for label, law in laws.items() if isinstance(law, StudyLaw)}
+    style()
+    figure = error_against_compute(runs, None, drawn, response.title)
+    out = io.BytesIO()
+    metadata = {"Source": digest(committed.read_bytes()), "Software": None}
+    figure.savefig(out, dpi=130, bbox_inches="tight", facecolor="white", metadata=metadata)
+    plt.close(figure)
+    return out.getvalue()
 
 
 # -------------------------------------------------------------------------------- in words
