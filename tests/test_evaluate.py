@@ -99,6 +99,14 @@ def test_coverage_grows_with_the_data_scale(corpus):
     assert sizes == sorted(sizes) and set(known["2k"]) <= set(known["8k"]) <= set(known["32k"])
 
 
+def test_similarity_parts_split_a_task_and_chance_stays(outcome, corpus):
+    for task in corpus.manifest["tasks"]:
+        parts = [row for row in outcome[1]["metrics"] if row["task"] == task and "_to_" in row["metric"]]
+        whole = rows(outcome[1])[task, "accuracy_20_way"]
+        assert sum(row["n_items"] for row in parts) in (whole["n_items"], whole["n_items"] - 1)
+        assert {row["chance"] for row in parts} == {0.05}
+
+
 def test_no_checkpoint_leaves_nothing_half_written(corpus, tmp_path):
     with pytest.raises(InputError, match="no usable checkpoint"):
         evaluate.evaluate(tmp_path / "none", corpus, tmp_path / "out", "x")

@@ -123,6 +123,53 @@ def _with_curve(fit: Fit, C: np.ndarray) -> dict[str, float]:
     return {**fit.params, **{f"at {i}": float(e) for i, e in enumerate(fit.predict(C))}}
 
 
+def task_table(study: pd.DataFrame) -> pd.DataFrame:
+    """Every zero-shot task of the run with the most compute: items, chance, strict and kinder scores.
+
+    Accuracies in percent; with the interval of the 20-way accuracy, clustered by concept.
+    """
+    rows = _largest(study)
+    wide = rows.pivot(index="task", columns="metric", values="value")
+    whole = rows[rows.metric == "accuracy_20_way"].set_index("task")
+    table = pd.DataFrame(
+        {
+            "items": rows[rows.metric == "top1"].set_index("task").n_items,
+            "chance of top-1": _percent(rows[rows.metric == "top1"].set_index("task").chance),
+            "top-1": _percent(wide.top1),
+            "with synonyms": _percent(wide.top1_synonyms),
+            "top-5": _percent(wide.top5),
+            "20-way": _percent(wide.accuracy_20_way),
+            "from": _percent(whole.ci_low),
+            "to": _percent(whole.ci_high),
+        }
+    )
+    return table.dropna().astype({"items": int}).reset_index(names="task")
+
+
+def similarity_table(study: pd.DataFrame, task: str = "phosphor") -> pd.DataFrame:
+    """20-way error of the run with the most compute, by similarity to the nearest training picture."""
+    rows = _largest(study)
+    found = rows[(rows.task == task) & rows.metric.str.contains("similarity")]
+    labels = found.metric.str.split("similarity_").str[1].str.replace("_", " ")
+    return pd.DataFrame(
+        {
+            "similarity": labels,
+            "items": found.n_items,
+            "error": (1 - found.value).round(3),
+            "from": (1 - found.ci_high).round(3),
+            "to": (1 - found.ci_low).round(3),
+        }
+    ).sort_values("similarity", ignore_index=True)
+
+
+def _largest(study: pd.DataFrame) -> pd.DataFrame:
+    return study[study.compute_gmac == study.compute_gmac.max()]
+
+
+def _percent(values: pd.Series) -> pd.Series:
+    return (100 * values).round(2)
+
+
 def picture(committed: Path, scale: str) -> bytes:
     """A PNG of the committed study's first response with its laws; it names the table it shows.
 

@@ -10,6 +10,7 @@ import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from cliplib.evaluate.ranks import clustered_mean, k_way, ranks_of_truth, top_k
 
 WAYS = 20
 K_WAY = f"accuracy_{WAYS}_way"  # expected, from the ranks
+SIMILARITY_EDGES = (0.0, 0.7, 0.8, 0.9, 1.0)  # cosine to the nearest training picture
+STRICT = 0.9  # the corpus leaves out 0.95 and more; this is the stricter limit
 POOL = 1000  # pairs in the retrieval and InfoNCE pools (MEASURE: fixed)
 EMOJI = ("emoji-flat", "emoji-3d", "emoji-mono")
 
@@ -199,7 +202,9 @@ def metric_rows(ranked: Mapping[str, Ranked], corpus: Corpus) -> list[dict[str, 
             _row(task, metric, values, chance, concepts[r.item])
             for metric, values, chance in measures
         ]
-        rows += _covered(task, r, corpus, concepts) if r.loss is None else []
+        if r.loss is None:
+            rows += _covered(task, r, corpus, concepts)
+            rows += _by_similarity(task, r, corpus, concepts)
     rows += _both_directions(ranked, concepts)
     if all(task in ranked for task in EMOJI):
         pooled = [ranked[task] for task in EMOJI]
@@ -229,14 +234,34 @@ def retrieval_measures(r: Ranked) -> list[tuple[str, np.ndarray, float]]:
 
 def _covered(task: str, r: Ranked, corpus: Corpus, concepts: np.ndarray) -> list[dict[str, Any]]:
     """20-way accuracy on the classes whose name occurs in training at each smaller data scale."""
+    parts = {
+        f"{K_WAY}_covered_{scale}": np.isin(concepts[r.item], known)
+        for scale, known in covered_concepts(corpus).items()
+    }
+    return _parts(task, r, parts, concepts)
+
+
+def _by_similarity(
+    task: str, r: Ranked, corpus: Corpus, concepts: np.ndarray
+) -> list[dict[str, Any]]:
+    """20-way accuracy by similarity to the nearest training picture, and below the stricter limit."""
+    near = corpus.pairs["similarity"].to_numpy()[r.item].astype(float)
+    parts = {f"{K_WAY}_similarity_below_{STRICT:.2f}": near < STRICT}
+    for low, high in pairwise(SIMILARITY_EDGES):
+        parts[f"{K_WAY}_similarity_{low:.2f}_to_{high:.2f}"] = (near >= low) & (near < high)
+    return _parts(task, r, parts, concepts)
+
+
+def _parts(
+    task: str, r: Ranked, parts: Mapping[str, np.ndarray], concepts: np.ndarray
+) -> list[dict[str, Any]]:
+    """20-way accuracy on parts of a task's items; parts of fewer than two concepts are left out."""
     rows = []
-    for scale, known in covered_concepts(corpus).items():
-        inside = np.isin(concepts[r.item], known)
-        if len(np.unique(concepts[r.item[inside]])) > 1:
+    for metric, inside in parts.items():
+        clusters = concepts[r.item[inside]]
+        if len(np.unique(clusters)) > 1:
             values = k_way(r.rank[inside], r.candidates, WAYS)
-            rows.append(
-                _row(task, f"{K_WAY}_covered_{scale}", values, 1 / WAYS, concepts[r.item[inside]])
-            )
+            rows.append(_row(task, metric, values, 1 / WAYS, clusters))
     return rows
 
 
