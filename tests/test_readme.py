@@ -82,6 +82,6 @@ def test_the_picture_shows_the_committed_table():
 def test_error_falls_with_compute_in_the_committed_study(study):
     from cliplib.book.study import RESPONSES, errors
 
-    for response in RESPONSES.values():
-        runs = errors(study, response)
-        assert runs.high.iloc[-1] < runs.low.iloc[0], response.title
+    for name in ("phosphor", "retrieval"):  # the loss on held-out pairs is not claimed to fall
+        runs = errors(study, RESPONSES[name])
+        assert runs.high.iloc[-1] < runs.low.iloc[0], name
