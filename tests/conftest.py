@@ -17,3 +17,9 @@ def corpus():
     if not (folder / "manifest.json").exists():
         pytest.fail(f"no corpus in {folder}: run make corpus")
     return open_corpus(folder)
+
+
+@pytest.fixture(scope="session")
+def corpus_built(corpus):
+    """The same, for modules where `corpus` is a module's name."""
+    return corpus

@@ -283,9 +283,38 @@ def test_there_is_no_contact_sheet_where_no_corpus_is_built(tmp_path):
     assert corpus.contact_sheet(tmp_path) == {}
 
 
-@pytest.mark.skipif(not (ROOT / "data/icons/manifest.json").exists(), reason="no corpus built here")
-def test_the_committed_summary_is_that_of_the_built_corpus():
+def test_the_committed_summary_is_that_of_the_built_corpus(corpus_built):
     """After a change of the corpus: `python -m cliplib book corpus`."""
-    built = json.loads((ROOT / "data/icons/manifest.json").read_text())
+    built = corpus_built.manifest
     committed = json.loads((ROOT / "book/data/corpus.json").read_text())
     assert committed == corpus.corpus_summary(built)
+
+
+def test_the_budget_table_names_the_rung_with_the_least_error():
+    rows = [("XS", 600.1, 0.5), ("XXS", 599.8, 0.4), ("S", 1200.0, 0.3)]
+    table = study.budget_table(pd.DataFrame(rows, columns=["rung", "compute_gmac", "error"]))
+    assert list(table.columns) == ["compute (GMAC)", "XXS", "XS", "S", "least error"]
+    assert table.iloc[0].tolist() == [600, 0.4, 0.5, "", "XXS"]
+    assert table.iloc[1].tolist() == [1200, "", "", 0.3, ""]
+
+
+def test_too_few_runs_are_said_in_words():
+    runs = pd.DataFrame(
+        {"included": [False] * 9, "guessing": 0.95, "compute_gmac": 1.0, "error": 0.9}
+    )
+    assert (
+        study.study_law(runs, "power")
+        == "0 runs may enter it, and an interval from resampled runs needs 5"
+    )
+
+
+def test_the_tables_of_the_largest_run_follow_from_the_committed_study():
+    committed, _ = study.read_runs(ROOT / "book/data/runs.csv", ROOT / "no runs", "nano")
+    tasks, near = study.task_table(committed), study.similarity_table(committed)
+    assert {"phosphor", "emoji-flat", "game-icons"} <= set(tasks.task)
+    assert (tasks["with synonyms"] >= tasks["top-1"]).all() and (
+        tasks["top-5"] >= tasks["top-1"]
+    ).all()
+    whole = tasks.loc[tasks.task == "phosphor", "items"].item()
+    bins = near[near.similarity.str.contains("to")]
+    assert bins["items"].sum() == whole and (bins["from"] <= bins.error).all()

@@ -101,7 +101,9 @@ def test_coverage_grows_with_the_data_scale(corpus):
 
 def test_similarity_parts_split_a_task_and_chance_stays(outcome, corpus):
     for task in corpus.manifest["tasks"]:
-        parts = [row for row in outcome[1]["metrics"] if row["task"] == task and "_to_" in row["metric"]]
+        parts = [
+            row for row in outcome[1]["metrics"] if row["task"] == task and "_to_" in row["metric"]
+        ]
         whole = rows(outcome[1])[task, "accuracy_20_way"]
         assert sum(row["n_items"] for row in parts) in (whole["n_items"], whole["n_items"] - 1)
         assert {row["chance"] for row in parts} == {0.05}

@@ -16,9 +16,11 @@ import pandas as pd
 
 from cliplib import InputError
 from cliplib.collect import collect, curves
+from cliplib.ladder import gmacs
 from cliplib.laws import Draws, Fit, Recipe, bootstrap, include
 from cliplib.records import digest
 
+MIN_RUNS = 5
 GRID = 40  # points of a drawn curve
 DRAWS = {"power": 1000, "curved": 200}  # bootstrap samples; the curved law is a slow fit
 
@@ -105,6 +107,10 @@ def study_law(runs: pd.DataFrame, form: str) -> StudyLaw | str:
     reason, in words, where there are too few runs or the form does not fit.
     """
     used = runs[runs.included] if form == "power" else runs
+    if len(used) < MIN_RUNS:
+        return (
+            f"{len(used)} runs may enter it, and an interval from resampled runs needs {MIN_RUNS}"
+        )
     options = {"chance": 1 - float(runs.guessing.iloc[0])} if form == "curved" else {}
     recipe = Recipe(form, x="compute_gmac", y="error", options=options)
     try:
@@ -121,6 +127,19 @@ def study_law(runs: pd.DataFrame, form: str) -> StudyLaw | str:
 def _with_curve(fit: Fit, C: np.ndarray) -> dict[str, float]:
     """Parameters and predictions, so that one bootstrap gives the interval and the band."""
     return {**fit.params, **{f"at {i}": float(e) for i, e in enumerate(fit.predict(C))}}
+
+
+def budget_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Error by budget and rung (runs: a table of `errors`); a budget is compute to two digits.
+
+    The last column names the rung with the least error where a budget was spent on several.
+    """
+    budget = runs.compute_gmac.map(lambda C: float(f"{C:.1e}"))
+    wide = runs.assign(budget=budget).pivot_table(index="budget", columns="rung", values="error")
+    wide = wide[sorted(wide.columns, key=lambda name: gmacs(str(name)))]
+    best = wide.idxmin(axis=1).where(wide.notna().sum(axis=1) > 1, "")
+    table = wide.round(3).astype(object).where(wide.notna(), "").assign(least=best)
+    return table.reset_index().rename(columns={"budget": "compute (GMAC)", "least": "least error"})
 
 
 def task_table(study: pd.DataFrame) -> pd.DataFrame:
