@@ -304,7 +304,7 @@ def test_too_few_runs_are_said_in_words():
     )
     assert (
         study.study_law(runs, "power")
-        == "0 runs may enter it, and an interval from resampled runs needs 5"
+        == "0 runs are too few to resample for an interval (at least 5)"
     )
 
 

@@ -108,9 +108,7 @@ def study_law(runs: pd.DataFrame, form: str) -> StudyLaw | str:
     """
     used = runs[runs.included] if form == "power" else runs
     if len(used) < MIN_RUNS:
-        return (
-            f"{len(used)} runs may enter it, and an interval from resampled runs needs {MIN_RUNS}"
-        )
+        return f"{len(used)} runs are too few to resample for an interval (at least {MIN_RUNS})"
     options = {"chance": 1 - float(runs.guessing.iloc[0])} if form == "curved" else {}
     recipe = Recipe(form, x="compute_gmac", y="error", options=options)
     try:
