@@ -74,7 +74,7 @@ def test_nothing_is_asked_from_outside_by_configuration():
 
 def test_static_files_are_local_styles_and_pictures():
     files = [path for path in (BOOK / "_static").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".css", ".svg"}  # a .js would go on every page
+    assert {path.suffix for path in files} == {".css", ".svg", ".png"}  # a .js would go on every page
     assert (BOOK / CONFIG["html"]["favicon"]) in files
     assert (BOOK / CONFIG["logo"]) in files
     for path in files:
