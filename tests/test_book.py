@@ -74,11 +74,12 @@ def test_nothing_is_asked_from_outside_by_configuration():
 
 def test_static_files_are_local_styles_and_pictures():
     files = [path for path in (BOOK / "_static").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".css", ".svg", ".png"}  # a .js would go on every page
+    # a .js would go on every page
+    assert {path.suffix for path in files} == {".css", ".svg", ".png"}
     assert (BOOK / CONFIG["html"]["favicon"]) in files
     assert (BOOK / CONFIG["logo"]) in files
     for path in files:
-        assert not re.search(r"(?<!xmlns=\")https?://", path.read_text())
+        assert not re.search(rb"(?<!xmlns=\")https?://", path.read_bytes())
         if path.suffix == ".svg":
             ElementTree.parse(path)
 
