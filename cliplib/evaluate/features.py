@@ -48,7 +48,7 @@ def image_features(
     parts = []
     with _arithmetic(clip, how):
         for start in range(0, len(images), batch):
-            chunk = model.normalise(np.ascontiguousarray(images[start : start + batch])).to(device)
+            chunk = model.normalise(np.array(images[start : start + batch])).to(device)
             parts.append(model.encode_image(clip, chunk).cpu())
     return torch.cat(parts).numpy()
 
