@@ -137,7 +137,8 @@ def budget_table(runs: pd.DataFrame) -> pd.DataFrame:
     wide = wide[sorted(wide.columns, key=lambda name: gmacs(str(name)))]
     best = wide.idxmin(axis=1).where(wide.notna().sum(axis=1) > 1, "")
     table = wide.round(3).astype(object).where(wide.notna(), "").assign(least=best)
-    return table.reset_index().rename(columns={"budget": "compute (GMAC)", "least": "least error"})
+    named = table.reset_index().rename_axis(columns=None)
+    return named.rename(columns={"budget": "compute (GMAC)", "least": "least error"})
 
 
 def task_table(study: pd.DataFrame) -> pd.DataFrame:
