@@ -46,5 +46,5 @@ def test_a_sweep_goes_beyond_an_edge_and_stops_at_an_interior_best(monkeypatch, 
     assert len(tried) == 5  # what is in the table is not run again
 
 
-def test_a_damaged_edge_is_followed_downwards_too():
+def test_a_best_at_the_lower_edge_is_followed_downwards():
     assert sweep.next_steps({-7: 5.0, -6: 5.5, -5: 6.0}) == [-8]
