@@ -155,6 +155,7 @@ def recipe(scale: str, rung: str, data_scale: str, samples_seen: int) -> dict[st
     A grid prescribes them by rung alone, the paper run by run; what it does not know is left out.
     """
     _check_known("scale", scale, SCALES)
+    _check_known("rung", rung, RUNGS)
     grid = TABLE["scales"][scale]
     if "runs" in grid:
         return _paper_recipes().get((rung, data_scale, samples_seen), {})

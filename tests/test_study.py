@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cliplib import InputError, records, study
-from cliplib.ladder import scale
+from cliplib.ladder import run_spec, scale
 
 ROOT = study.ROOT
 
@@ -70,6 +70,11 @@ def test_a_misspelt_parameter_fails_under_plain_papermill(tmp_path):
     done = notebook("train", "-p", "scael", "nano", cwd=tmp_path)
     assert done.returncode == 1
     assert "parameter 'scael' is not known to train.ipynb" in done.stderr.strip().splitlines()[-1]
+
+
+def test_an_unknown_rung_in_a_notebook_lists_the_known():
+    with pytest.raises(InputError, match="unknown rung 'XXXL'; known: XXS, XS"):
+        run_spec("nano", "XXXL", 65536)
 
 
 def test_an_unknown_scale_or_rung_is_one_line_and_status_2(tmp_path):
