@@ -177,7 +177,7 @@ class Pairs:
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Pairs:
         """The pairs at ``rows``, in that order."""
-        rows = np.asarray(rows)
+        rows = np.asarray(rows, dtype=np.int64)
         return Pairs(
             images=self.images[: len(rows)] if _is_prefix(rows) else self.images[rows],
             captions=[self.captions[i] for i in rows],
@@ -190,7 +190,8 @@ class Pairs:
 
 
 def _is_prefix(rows: np.ndarray) -> bool:
-    return bool(len(rows) and rows[0] == 0 and rows[-1] == len(rows) - 1)
+    """Whether the rows are the first ones in order: then a slice of the map serves, with no copy."""
+    return bool(np.array_equal(rows, np.arange(len(rows))))
 
 
 def load_split(corpus: Corpus, split: str) -> Pairs:

@@ -174,6 +174,14 @@ def test_split_is_decoded_once_and_then_mapped(tmp_path):
     assert first.images[3, 0, 0].tolist() == [3, 3, 3]
 
 
+@pytest.mark.parametrize("rows", [[0, 2, 1, 3], [3, 1], [0, 1, 2], [], [5]])
+def test_pairs_are_taken_in_the_order_asked_for(tmp_path, rows):
+    pairs = load_split(open_corpus(tiny_corpus(tmp_path / "c")), "train")
+    taken = pairs.take(rows)
+    assert [image[0, 0, 0] for image in taken.images] == rows == taken.rows.tolist()
+    assert taken.keys == [f"{row:03}" for row in rows]
+
+
 def test_data_scales_are_prefixes(tmp_path):
     corpus = open_corpus(tiny_corpus(tmp_path / "c"))
     small, whole = training_pairs(corpus, "2k"), training_pairs(corpus, "all")

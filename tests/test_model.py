@@ -89,6 +89,15 @@ def test_token_ids_start_end_and_pad():
     assert model.tokenizer().get_vocab_size() == VOCAB_SIZE
 
 
+def test_the_committed_tokenizer_is_the_one_trained_on_the_corpus(corpus, tmp_path):
+    from cliplib.data import load_split
+
+    captions = [c for several in load_split(corpus, "train").captions for c in several]
+    model.train_tokenizer(captions, tmp_path)
+    for name in model.TOKENIZER_FILES:
+        assert (tmp_path / name).read_bytes() == (model.TOKENIZER / name).read_bytes()
+
+
 def test_any_text_can_be_tokenized():
     assert (model.tokenize(["Señor Ω 🚀", ""])[:, 0] == 1).all()
     assert np.array_equal(model.tokenize(["ROCKET"]), model.tokenize(["rocket"]))
