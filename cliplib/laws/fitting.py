@@ -1,43 +1,65 @@
-"""Fit one law to runs by least squares on ln E, and say in words how far to trust the answer."""
+"""Fit a law to runs, one fit or thousands, and say in words how far to trust the answer.
 
+Reading order: `fit` (checks, search, description), `fit_batch` (the same law under many weights,
+for a bootstrap), `Fit` (the answer).
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from cliplib import InputError
-from cliplib.laws.forms import Law, law
-from cliplib.laws.inputs import Array, pair, positive
-
-LOSSES = ("l2",)
-SAME_OPTIMUM = 1e-7  # relative difference of objectives below which two starts ended together
+from cliplib.laws.covariance import Covariance, covariance
+from cliplib.laws.doubts import doubts
+from cliplib.laws.form import Law
+from cliplib.laws.inputs import Array, design
+from cliplib.laws.law import law
+from cliplib.laws.loss import Loss, loss_of
+from cliplib.laws.points import Points, Variables, points
+from cliplib.laws.search import Optimum, linear_least_squares, search, search_rows
+from cliplib.laws.solve import Problem
 
 
 @dataclass(frozen=True)
 class Fit:
     """A fitted law.
 
-    params: reported values by name (for the power law alpha, negative, and beta, the factor).
-    objective: sum of squared residuals of ln E. residuals: ln E observed - predicted, shape (n,).
-    cov: covariance of params, from the curvature and the residual variance with n - p degrees of
-    freedom; a check on the bootstrap, not a replacement. fixed: constants of the form.
+    params: reported values by name (the power law: alpha, negative, and beta, the factor; laws
+    in N and D: positive exponents). objective: see ``objective_formula``. residuals: ln E observed
+    - predicted, shape (n,). cov: covariance of params, a check on the bootstrap and no more (see
+    `cliplib.laws.covariance`). condition: of the scaled derivatives; large means that parameters
+    trade off. on_bound: parameters on a bound. n_optima: distinct local optima met. fixed:
+    constants of the form. X (n, k), y (n,), weights (n,): the points.
     """
 
     law: str
     formula: str
+    variables: tuple[str, ...]
     params: dict[str, float]
+    loss: str
     objective: float
+    objective_formula: str
     n: int
     converged: bool
     warnings: list[str]
     residuals: Array
     cov: Array
+    condition: float
+    on_bound: tuple[str, ...]
+    at_start: bool
+    n_starts: int
+    n_starts_at_best: int
+    n_optima: int
     theta: Array
     form: Law = field(repr=False)
-    C_range: tuple[float, float] = (0.0, 0.0)
-    loss: str = "l2"
-    n_starts: int = 1
-    n_starts_at_best: int = 1
+    X: Array = field(repr=False)
+    y: Array = field(repr=False)
+    weights: Array = field(repr=False)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     fixed: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -48,157 +70,250 @@ class Fit:
     @property
     def residual_sd(self) -> float:
         """Standard deviation of ln E about the law (0.01 is about 1% of the error)."""
-        return float(np.sqrt(self.objective / self.dof))
+        return float(np.sqrt(self.weights @ self.residuals**2 / self.weights.mean() / self.dof))
 
-    def predict(self, C: ArrayLike) -> Array:
-        """The law's error (a fraction) at compute C, in the units of the fitted C."""
-        C = positive(np.atleast_1d(np.asarray(C, dtype=float)), "C")
-        return np.exp(self.form.log_predict(self.theta, C))
+    @property
+    def C_range(self) -> tuple[float, float]:
+        """Smallest and largest value of the first variable."""
+        return float(self.X[:, 0].min()), float(self.X[:, 0].max())
+
+    def predict(self, X: Variables) -> Array:
+        """The law's error or loss at X, shape (m,), in the units of the fitted X: see `fit`."""
+        return predict_values(self.form, self.theta, X)
+
+    def refit(self, **changes: Any) -> "Fit":
+        """The same fit with other choices: loss, bounds, weights, form, X, y."""
+        asked: dict[str, Any] = {
+            "form": self.form, "X": self.X, "y": self.y, "loss": self.loss,
+            "weights": self.weights, "bounds": self.bounds, **changes,
+        }  # fmt: skip
+        return fit(**asked)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Many fits of one law: theta (B, p), params (B, p) reported, objective and converged (B,)."""
+
+    theta: Array
+    params: Array
+    objective: Array
+    converged: np.ndarray
+
+
+def predict_values(form: Law, theta: Array, X: Variables) -> Array:
+    """The error of theta (..., p) at X, shape (..., m)."""
+    if not isinstance(X, (Mapping, pd.DataFrame)):
+        X = np.atleast_1d(np.asarray(X, dtype=float))
+        if len(form.variables) > 1 and X.ndim == 1:
+            X = X[None, :]
+    return np.exp(form.log_predict(theta, np.log(design(X, form.variables)).T))
 
 
 def fit(
-    form: str | Law, C: ArrayLike, E: ArrayLike, loss: str = "l2", **options: float | None
+    form: str | Law,
+    X: Variables,
+    y: ArrayLike,
+    loss: str | Loss = "l2",
+    *,
+    weights: ArrayLike | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    starts: ArrayLike | None = None,
+    **options: float | None,
 ) -> Fit:
-    """Fit a law to the points (C, E) by least squares on ln E.
+    """Fit a law to the points (X, y); residuals are of ln y.
 
-    ``form`` is a name in `LAWS` or a `Law`; options go to the named law's factory
-    (``chance=1/837``). C in any unit of compute, E a fraction or a loss, both positive, shape (n,).
-    InputError: fewer points than parameters + 1, one distinct C, a value without logarithm,
-    an unknown law or loss.
+    form: a name in `LAWS` or a `Law`; options go to the named law's factory (``chance=1/837``).
+    X: (n,) for a law in C; (n, k), or a mapping or table with the law's variables (N, D, U), in
+    any unit. y: (n,), a fraction or a loss. loss: see `loss_of`. weights: (n,), >= 0.
+    bounds: by parameter, as reported: ``{"E": (0, 1.5)}``. starts: (s, p) reported values to start
+    from besides the law's own.
+    InputError: fewer points than parameters + 1, one distinct value, variables that move together,
+    a value without logarithm, an unknown law, loss, variable or parameter.
 
     >>> C = [1e2, 1e3, 1e4, 1e5]
     >>> round(fit("power", C, [0.8, 0.4, 0.2, 0.1]).params["alpha"], 4)
     -0.301
     """
     form = law(form, **options) if isinstance(form, str) else form
-    if loss not in LOSSES:
-        raise InputError(f"unknown loss '{loss}'; known: {', '.join(LOSSES)}")
-    C, E = pair(C, E)
-    need = len(form.params) + 1
-    if C.size < need:
+    loss = loss_of(loss)
+    given = points(form, X, y, weights)
+    x, offset = _centred(form, given.x, bounds or {})
+    lower, upper = _box(form, bounds or {}, offset)
+    problem = Problem(form, x, given.y, given.w[None], lower[None], upper[None])
+    optimum = search(problem, _starts(form, problem, starts, offset), loss)
+    return _describe(form, given, loss, problem, optimum, offset, bounds or {})
+
+
+def fit_batch(
+    form: Law,
+    X: Array,
+    y: Array,
+    W: Array,
+    loss: str | Loss = "l2",
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    starts: ArrayLike | None = None,
+) -> Batch:
+    """Fit a law under each row of weights W (B, n); a weight of zero leaves the point out.
+
+    X: (n,) or (n, k) shared, or (B, n, k) by row; y: (n,) or (B, n); both positive and finite.
+    starts: (p,) or (s, p) reported values, for instance of the fit to all points; without them
+    that fit is made first. Nothing is checked: this is the inner loop of a bootstrap. A row that
+    cannot be fitted has params nan or is not converged.
+    """
+    loss, bounds = loss_of(loss), bounds or {}
+    X = X[..., None] if X.ndim == 1 else X
+    logs = np.log(X).swapaxes(-1, -2)  # (..., k, n)
+    centre = logs if logs.ndim == 2 else np.concatenate(list(logs), axis=-1)
+    offset = _offset(form, centre, bounds)
+    x = logs - offset[:, None]
+    lower, upper = _box(form, bounds, offset)
+    box = np.broadcast_to(lower, (len(W), lower.size)), np.broadcast_to(upper, (len(W), lower.size))
+    problem = Problem(form, x, np.log(y), np.asarray(W, dtype=float), *box)
+    if form.linear and loss.name == "l2" and not bounds:
+        found = linear_least_squares(problem)
+    else:
+        found = search_rows(problem, _row_starts(form, problem, starts, offset, loss), loss)
+    theta = form.shift(found.theta, offset)
+    return Batch(theta, form.natural(theta)[0], found.objective, found.converged)
+
+
+def problem_of(fitted: Fit, moved: str | None = None) -> tuple[Problem, Array]:
+    """The fit's problem, of one row, and the offset that its logs were centred at.
+
+    moved: a parameter that will be pinned; one that a change of unit moves keeps the user's unit.
+    """
+    bounds = dict(fitted.bounds) | ({moved: (-np.inf, np.inf)} if moved else {})
+    x, offset = _centred(fitted.form, np.log(fitted.X).T, bounds)
+    lower, upper = _box(fitted.form, fitted.bounds, offset)
+    w = fitted.weights[None]
+    return Problem(fitted.form, x, np.log(fitted.y), w, lower[None], upper[None]), offset
+
+
+def _row_starts(
+    form: Law, problem: Problem, starts: ArrayLike | None, offset: Array, loss: Loss
+) -> Array:
+    """Starts of every row (B, s, p): the given ones, else those of all points, and the row's own."""
+    rows = len(problem.w)
+    if starts is None:
+        one = _pooled(problem)
+        given = search(one, form.starts(one.x, one.y, one.w[0]), loss).theta[None]
+    else:
+        given = form.shift(form.internal(np.atleast_2d(np.asarray(starts, float))), -offset)
+    given = np.broadcast_to(given, (rows, *given.shape))
+    if form.batch_starts is None or problem.x.ndim == 3 or problem.y.ndim == 2:
+        return given
+    return np.concatenate([given, form.batch_starts(problem.x, problem.y, problem.w)], axis=1)
+
+
+def _pooled(problem: Problem) -> Problem:
+    """One row with the points of all rows, each by its summed weight."""
+    lower, upper = problem.lower[:1], problem.upper[:1]
+    if problem.x.ndim == 2 and problem.y.ndim == 1:
+        w = problem.w.sum(axis=0)[None]
+        return Problem(problem.form, problem.x, problem.y, w, lower, upper)
+    x = np.broadcast_to(problem.x, (len(problem.w), *problem.x.shape[-2:]))
+    y = np.broadcast_to(problem.y, problem.w.shape)
+    kept = problem.w > 0
+    flat = x.swapaxes(-1, -2)[kept].T
+    return Problem(problem.form, flat, y[kept], problem.w[kept][None], lower, upper)
+
+
+def _centred(form: Law, x: Array, bounds: Mapping[str, Any]) -> tuple[Array, Array]:
+    offset = _offset(form, x, bounds)
+    return x - offset[:, None], offset
+
+
+def _offset(form: Law, x: Array, bounds: Mapping[str, Any]) -> Array:
+    """Where the logs are centred. Bounds on a factor hold in the user's units, so not there."""
+    moved = {name for name in bounds if name in form.logged or name == "c"}
+    return np.zeros(len(form.variables)) if moved else form.centre(x)
+
+
+def _box(
+    form: Law, bounds: Mapping[str, tuple[float, float]], offset: Array
+) -> tuple[Array, Array]:
+    lower, upper = form.lower.astype(float).copy(), form.upper.astype(float).copy()
+    for name, (low, high) in bounds.items():
+        if name not in form.params:
+            raise InputError(
+                f"bounds: the {form.name} law has no parameter {name}; it has "
+                f"{', '.join(form.params)}"
+            )
+        if not low <= high:
+            raise InputError(f"bounds of {name}: {low:g} is above {high:g}")
+        i = form.params.index(name)
+        values = np.clip([low, high], 0, None) if name in form.logged else np.array([low, high])
+        one = np.ones((2, len(form.params)))
+        one[:, i] = values
+        lower[i], upper[i] = np.clip(form.internal(one)[:, i], lower[i], upper[i])
+    return lower, upper
+
+
+def _starts(form: Law, problem: Problem, given: ArrayLike | None, offset: Array) -> Array:
+    own = form.starts(problem.x, problem.y, problem.w[0])
+    if given is None:
+        return own
+    values = np.atleast_2d(np.asarray(given, dtype=float))
+    if values.shape[1] != len(form.params):
         raise InputError(
-            f"{C.size} points are too few: the {form.name} law has {need - 1} free parameters "
-            f"and needs at least {need}"
+            f"starts: expected {len(form.params)} values ({', '.join(form.params)}) each, "
+            f"got {values.shape[1]}"
         )
-    if np.unique(C).size < len(form.params):
-        raise InputError(
-            f"column C has {np.unique(C).size} distinct values, too few for the "
-            f"{len(form.params)} parameters of the {form.name} law"
-        )
-    theta, starts, ends = _solve(form, C, E)
-    return _describe(form, C, E, theta, starts, ends)
+    return np.concatenate([form.shift(form.internal(values), -offset), own])
 
 
-def _solve(form: Law, C: Array, E: Array) -> tuple[Array, Array, list[float]]:
-    """The best theta, the starts, and the objective that each start ended in (nan: failed)."""
-    starts = form.starts(C, E)
-    if form.name == "power":  # its start is the exact least-squares line
-        residuals = np.log(E) - form.log_predict(starts[0], C)
-        return starts[0], starts, [float(residuals @ residuals)]
-    from scipy.optimize import least_squares  # a third of a second, so only where used
-
-    y = np.log(E)
-    low, high = form.bounds or (-np.inf, np.inf)
-    results = [
-        least_squares(
-            lambda theta: form.log_predict(theta, C) - y,
-            np.clip(start, low, high),
-            jac=lambda theta: form.jac(theta, C),
-            bounds=(low, high),
-            x_scale="jac",
-            ftol=1e-14,
-            xtol=1e-12,
-            gtol=1e-14,
-            max_nfev=400,
-        )
-        for start in starts
-    ]
-    best = min(results, key=lambda result: result.cost)
-    return best.x, starts, [2 * r.cost if r.success else float("nan") for r in results]
-
-
-def _describe(form: Law, C: Array, E: Array, theta: Array, starts: Array, ends: list[float]) -> Fit:
-    residuals = np.log(E) - form.log_predict(theta, C)
-    objective = float(residuals @ residuals)
+def _describe(
+    form: Law,
+    given: Points,
+    loss: Loss,
+    problem: Problem,
+    optimum: Optimum,
+    offset: Array,
+    bounds: Mapping[str, tuple[float, float]],
+) -> Fit:
+    theta = form.shift(optimum.theta, offset)
     values, slope = form.natural(theta)
-    cov, identified = _covariance(form.jac(theta, C), objective, C.size)
+    residuals = problem.residuals(optimum.theta[None])[0]
+    spread = covariance(problem, optimum.theta, loss)
     params = dict(zip(form.params, map(float, values), strict=True))
-    at_best = sum(bool(end <= objective * (1 + SAME_OPTIMUM) + 1e-24) for end in ends)
-    warnings = _warnings(form, C, theta, params, objective, identified, cov)
-    if len(ends) > 1 and at_best < 2:
-        warnings.append(f"only {at_best} of {len(ends)} starts reached this optimum")
+    at_bound = np.isclose(optimum.theta, problem.lower[0], atol=1e-9, rtol=1e-9) | np.isclose(
+        optimum.theta, problem.upper[0], atol=1e-9, rtol=1e-9
+    )
+    on_bound = tuple(name for name, here in zip(form.params, at_bound, strict=True) if here)
+    at_start = not optimum.converged and bool(np.allclose(optimum.theta, optimum.start, rtol=1e-9))
+    n_at_best = optimum.n_at_best
+    warnings = doubts(form, given, params, loss, spread, on_bound, at_start, optimum, residuals)
     return Fit(
         law=form.name,
         formula=form.formula,
+        variables=form.variables,
         params=params,
-        objective=objective,
-        n=C.size,
-        converged=at_best >= 1,
+        loss=loss.text,
+        objective=optimum.objective,
+        objective_formula=loss.formula,
+        n=given.n,
+        converged=optimum.converged,
         warnings=warnings,
         residuals=residuals,
-        cov=cov * np.outer(slope, slope),
+        cov=_reported(form, spread, theta, slope, offset),
+        condition=spread.condition,
+        on_bound=on_bound,
+        at_start=at_start,
+        n_starts=len(optimum.ends),
+        n_starts_at_best=n_at_best,
+        n_optima=len(optimum.others),
         theta=theta,
         form=form,
-        C_range=(float(C.min()), float(C.max())),
-        n_starts=len(starts),
-        n_starts_at_best=at_best,
+        X=given.X,
+        y=given.E,
+        weights=given.w,
+        bounds=dict(bounds),
         fixed=dict(form.fixed),
     )
 
 
-def _covariance(J: Array, objective: float, n: int) -> tuple[Array, bool]:
-    """Gauss-Newton covariance of theta, and whether the data tell the parameters apart."""
-    scale = np.linalg.norm(J, axis=0)
-    if (scale == 0).any():
-        return np.full((J.shape[1],) * 2, np.inf), False
-    unit = J / scale
-    identified = bool(np.linalg.cond(unit) < 1e4)
-    inverse = np.linalg.pinv(unit.T @ unit) / np.outer(scale, scale)
-    return inverse * objective / (n - J.shape[1]), identified
-
-
-def _warnings(
-    form: Law,
-    C: Array,
-    theta: Array,
-    params: dict[str, float],
-    objective: float,
-    identified: bool,
-    cov: Array,
-) -> list[str]:
-    found = []
-    dof, decades = C.size - len(theta), float(np.ptp(np.log10(C)))
-    if dof < 3:
-        left = "degree" if dof == 1 else "degrees"
-        found.append(
-            f"{C.size} points for {len(theta)} parameters leave {dof} {left} of freedom: "
-            "the fit can hardly be wrong, which is not evidence that it is right"
-        )
-    if decades < 1:
-        found.append(f"C spans a factor of {10**decades:.2g} only; an exponent wants 10 or more")
-    if form.name == "power" and params["alpha"] >= 0:
-        found.append("the error does not fall with C: alpha is not negative")
-    if form.name == "curved":
-        found += _curved_warnings(C, params)
-    if form.bounds is not None and _on_bound(theta, form.bounds):
-        found.append("the optimum sits on a bound: read it as 'at least' or 'at most'")
-    if form.name != "power" and not identified:
-        found.append("the data do not tell the parameters apart: a flat valley, not a point")
-    elif objective > 0 and cov[0, 0] > params["alpha"] ** 2:
-        found.append("alpha is smaller than its standard error")
-    return found
-
-
-def _curved_warnings(C: Array, params: dict[str, float]) -> list[str]:
-    if params["c0"] > C.max() / 3:
-        return [
-            "the data end in the take-off (c0 is near or above the largest C): alpha is a guess"
-        ]
-    if params["c0"] < C.min() / 30:
-        return ["c0 lies far below the data: no take-off seen, this is the power law"]
-    return []
-
-
-def _on_bound(theta: Array, bounds: tuple[Array, Array]) -> bool:
-    low, high = bounds
-    return bool((np.isclose(theta, low, atol=1e-6) | np.isclose(theta, high, atol=1e-6)).any())
+def _reported(form: Law, spread: Covariance, theta: Array, slope: Array, offset: Array) -> Array:
+    """Covariance of the reported values: a change of unit is affine in theta, reporting is by slope."""
+    p = len(theta)
+    turn = (form.shift(np.eye(p), offset) - form.shift(np.zeros((p, p)), offset)).T
+    return slope[:, None] * (turn @ spread.theta @ turn.T) * slope

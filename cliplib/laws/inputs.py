@@ -1,6 +1,10 @@
 """Checks of what a user hands to a fit: every refusal names the column, the row and the reason."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from cliplib import InputError
@@ -43,6 +47,34 @@ def pair(C: ArrayLike, E: ArrayLike) -> tuple[Array, Array]:
         raise InputError(f"columns C and E differ in length: {C.size} and {E.size}")
     distinct(C, "C")
     return C, E
+
+
+def design(X: ArrayLike | Mapping[str, Any] | pd.DataFrame, names: Sequence[str]) -> Array:
+    """The variables of a law as one positive array of shape (n, k), in the order of ``names``.
+
+    X: (n,) for one variable, (n, k), or a mapping or table with a column for each name.
+    InputError names the missing column, or the column, row and fault of a bad value.
+    """
+    if isinstance(X, (Mapping, pd.DataFrame)):
+        missing = [name for name in names if name not in X]
+        if missing:
+            raise InputError(
+                f"no column {missing[0]}: the law needs {', '.join(names)}, "
+                f"there are {', '.join(map(str, X))}"
+            )
+        columns = [np.asarray(X[name]) for name in names]
+    else:
+        table = np.asarray(X)
+        table = table[:, None] if table.ndim == 1 else table
+        if table.ndim != 2 or table.shape[1] != len(names):
+            raise InputError(
+                f"the law has {len(names)} variable{'s' if len(names) > 1 else ''} "
+                f"({', '.join(names)}): give one column for each, got shape {np.shape(X)}"
+            )
+        columns = list(table.T)
+    return np.column_stack(
+        [positive(values, name) for name, values in zip(names, columns, strict=True)]
+    )
 
 
 def distinct(values: Array, name: str) -> None:
