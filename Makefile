@@ -22,7 +22,7 @@ PAGE    = book/_build/html/index.html
 export VENV PYTHON TORCH_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help env corpus study book serve test browser-test lint format lock clean
+.PHONY: help env corpus study book serve test browser-test bench coverage lint format lock clean
 
 help: ## list the targets
 	@printf 'make TARGET [NAME=value ...]\n\n'
@@ -51,6 +51,12 @@ test: corpus ## run the tests; they need no browser
 browser-test: env ## open the built book in a headless Chromium: make book first
 	@test -f $(PAGE) || { echo 'browser-test: no book yet; run `make book` first' >&2; exit 2; }
 	@$(PY) -m pytest -o addopts= -q --strict-markers tests/browser
+
+bench: env ## time our code against its peers in one run: book/data/bench.json
+	@OMP_NUM_THREADS=1 $(PY) -m cliplib.bench --out book/data/bench.json
+
+coverage: env ## simulate studies, count how often intervals hold: book/data/coverage.csv (half an hour)
+	@OMP_NUM_THREADS=1 $(PY) -m cliplib.laws.coverage --out book/data/coverage.csv
 
 lint: env ## check style, formatting and types, and that notebooks carry no outputs
 	@$(VENV)/bin/ruff check

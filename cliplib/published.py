@@ -194,6 +194,14 @@ def paper_predictions() -> pd.DataFrame:
     return _table("paper_predictions")
 
 
+def printed() -> pd.DataFrame:
+    """Numbers the paper or its notebook prints: id, where, what, printed (text), unit, relation.
+
+    Also rounding (half of the last printed digit) and source; see `cliplib.paper.printed`.
+    """
+    return _table("printed").astype({"printed": str})
+
+
 def paper_errors() -> pd.DataFrame:
     """Mean absolute in-sample error of the law, in points: dataset, mae_points, cells."""
     return _table("paper_errors")

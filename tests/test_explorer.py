@@ -19,9 +19,9 @@ from cliplib.corpus.fetch import npm_command
 from cliplib.explorer.curves import all_curves
 from cliplib.explorer.law import LATER_COLUMNS, metric_names, task_groups
 from cliplib.figures import LINESTYLES, MARKERS, PALETTE
-from cliplib.paper_figures import MARKERS as DATA_MARKERS
-from cliplib.paper_grid import short
-from cliplib.paper_spikes import FALL, spikes
+from cliplib.paper.figure1 import MARKERS as DATA_MARKERS
+from cliplib.paper.grid import short
+from cliplib.paper.spikes import FALL, spikes
 
 SCRIPT = Path(explorer.__file__).parent / "statistics.js"
 FAMILIES = ("OpenCLIP", "OpenAI")

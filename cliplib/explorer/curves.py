@@ -8,9 +8,9 @@ import pandas as pd
 
 from cliplib import published
 from cliplib.figures import LINESTYLES, MARKERS, PALETTE
-from cliplib.paper_curves import curves, finished
-from cliplib.paper_grid import ARCHS, DATA, LABELS, short
-from cliplib.paper_spikes import FALL, spike_counts, spikes
+from cliplib.paper.curves import curves, finished
+from cliplib.paper.grid import ARCHS, DATA, LABELS, short
+from cliplib.paper.spikes import FALL, spike_counts, spikes
 
 
 def curve_data() -> dict[str, Any]:
@@ -37,7 +37,7 @@ def curve_data() -> dict[str, Any]:
 
 
 def all_curves() -> pd.DataFrame:
-    """`cliplib.paper_curves.curves` of all runs: by architecture, then data, then samples."""
+    """`cliplib.paper.curves.curves` of all runs: by architecture, then data, then samples."""
     order = {name: i for names in (ARCHS, DATA, LABELS) for i, name in enumerate(names)}
     table = curves(published.learning_curves(), published.pretraining_runs())
     return table.sort_values(

@@ -10,9 +10,9 @@ from scipy.special import stdtrit
 
 from cliplib import InputError, laws, published
 from cliplib.figures import PALETTE
-from cliplib.paper_figures import MARKERS
-from cliplib.paper_grid import ARCHS, DATA, LABELS, short
-from cliplib.paper_tasks import NAMES, groups
+from cliplib.paper.figure1 import MARKERS
+from cliplib.paper.grid import ARCHS, DATA, LABELS, short
+from cliplib.paper.tasks import NAMES, groups
 
 FAMILIES = ("OpenCLIP", "OpenAI")
 DRAWS = 2000  # as in law.js

@@ -69,7 +69,7 @@ def first_basis(model: Lines) -> np.ndarray:
     left = np.take_along_axis(model.J, near[:, None, :], 2) * rank[:, None, :]
     basis = np.empty((B, p), dtype=int)
     for k in range(p):  # Gram-Schmidt, always with the longest column left
-        longest = np.vecdot(left, left, axis=1).argmax(axis=1)[:, None]
+        longest = (left**2).sum(axis=1).argmax(axis=1)[:, None]
         basis[:, k] = np.take_along_axis(near, longest, 1)[:, 0]
         q = np.take_along_axis(left, longest[:, None, :], 2)[:, :, 0]
         q = q / np.sqrt(np.vecdot(q, q))[:, None]
@@ -109,9 +109,9 @@ def _inverse(model: Lines, basis: np.ndarray) -> tuple[Array, Array]:
     """The inverse of J on the basis (B, p, p), and all residuals at its corner (B, n + p)."""
     edges = np.take_along_axis(model.J, basis[:, None, :], 2)
     try:
-        inverse = np.linalg.inv(edges)
+        inverse = np.asarray(np.linalg.inv(edges), dtype=float)
     except np.linalg.LinAlgError:  # of one row; what comes of it is no corner and is not proved
-        inverse = np.linalg.pinv(np.nan_to_num(edges))
+        inverse = np.asarray(np.linalg.pinv(np.nan_to_num(edges)), dtype=float)
     step = np.vecmat(np.take_along_axis(model.r, basis, 1), inverse)
     r = model.r - np.vecmat(step, model.J)
     np.put_along_axis(r, basis, 0.0, 1)

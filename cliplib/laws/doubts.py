@@ -11,11 +11,13 @@ from cliplib.laws.search import Optimum
 
 FLAT = 1e3  # condition above which parameters trade off
 CARRIED = 3  # points inside Huber's delta for each parameter, below which they carry too much
-BOUND = {
+EXACT = 1e-9  # residuals of points that lie on the law
+HARDLY = 0.5  # standard error of the log of a factor
+UNKNOWN_BOUND = "read it as 'at least' or 'at most'"
+BOUND = {  # of parameters at zero
     "E": "no irreducible loss is seen, the law is a sum of powers",
     "a": "no floor is seen, the law is one without it",
     "c": "no shift is seen, the law is one without it",
-    "R": "repeated data are worth all or nothing here",
 }
 
 
@@ -36,7 +38,8 @@ def doubts(
     elif not optimum.converged:
         found.append("the optimum is not proved: the solver stopped before its slope was zero")
     if len(optimum.ends) > 1 and optimum.n_at_best < 2:
-        found.append(f"only {optimum.n_at_best} of {len(optimum.ends)} starts reached this optimum")
+        some = f"only {optimum.n_at_best}" if optimum.n_at_best else "none"
+        found.append(f"{some} of {len(optimum.ends)} starts reached this optimum")
     if loss.name == "huber" and spread.inliers < CARRIED * p:
         found.append(
             f"only {spread.inliers} of {n} points lie inside delta = {loss.delta:g}: this is nearly "
@@ -71,8 +74,8 @@ def _curved(C: Array, params: dict[str, float]) -> list[str]:
 
 
 def _bound(name: str, value: float) -> str:
-    meaning = BOUND.get(name, "read it as 'at least' or 'at most'")
-    return f"{name} sits on a bound ({value:g}): {meaning}"
+    meaning = BOUND.get(name) if value == 0 else None
+    return f"{name} sits on a bound ({value:g}): {meaning or UNKNOWN_BOUND}"
 
 
 def _identified(
@@ -87,9 +90,17 @@ def _identified(
             "the data do not tell the parameters apart: a flat valley, not a point; "
             f"{', '.join(names[:-1])} and {names[-1]} trade off"
         ]
-    variance = np.diag(spread.theta)
-    if "alpha" in params and np.abs(residuals).max() > 0:
-        i = form.params.index("alpha")
-        if variance[i] > params["alpha"] ** 2:
-            return ["alpha is smaller than its standard error"]
-    return []
+    if np.abs(residuals).max() < EXACT:
+        return []
+    sd = dict(zip(form.params, np.sqrt(np.diag(spread.theta)), strict=True))
+    return [
+        _vague(name, value, sd[name], name in form.logged)
+        for name, value in params.items()
+        if sd[name] > (HARDLY if name in form.logged else abs(value))
+    ]
+
+
+def _vague(name: str, value: float, sd: float, logged: bool) -> str:
+    if not logged:
+        return f"{name} is smaller than its standard error"
+    return f"{name} is hardly known: one standard error is a factor of {np.exp(sd):.2g}; see its profile"

@@ -20,8 +20,18 @@ from cliplib.laws.inputs import Array, design
 from cliplib.laws.law import law
 from cliplib.laws.loss import Loss, loss_of
 from cliplib.laws.points import Points, Variables, points
-from cliplib.laws.search import Optimum, linear_least_squares, search, search_rows
-from cliplib.laws.solve import Problem
+from cliplib.laws.search import (
+    Optimum,
+    closed_form,
+    has_closed_form,
+    linear_least_squares,
+    search,
+    search_rows,
+)
+from cliplib.laws.solve import Problem, Solved
+
+NUMBERS = 1 << 20  # rows times points worked on together in a batch
+POOLED = 2000  # points, at most, of the first fit of rows that each have their own
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,10 @@ def fit(
     x, offset = _centred(form, given.x, bounds or {})
     lower, upper = _box(form, bounds or {}, offset)
     problem = Problem(form, x, given.y, given.w[None], lower[None], upper[None])
-    optimum = search(problem, _starts(form, problem, starts, offset), loss)
+    if has_closed_form(problem, loss):
+        optimum = closed_form(problem)
+    else:
+        optimum = search(problem, _starts(form, problem, starts, offset), loss)
     return _describe(form, given, loss, problem, optimum, offset, bounds or {})
 
 
@@ -169,12 +182,34 @@ def fit_batch(
     lower, upper = _box(form, bounds, offset)
     box = np.broadcast_to(lower, (len(W), lower.size)), np.broadcast_to(upper, (len(W), lower.size))
     problem = Problem(form, x, np.log(y), np.asarray(W, dtype=float), *box)
-    if form.linear and loss.name == "l2" and not bounds:
-        found = linear_least_squares(problem)
-    else:
-        found = search_rows(problem, _row_starts(form, problem, starts, offset, loss), loss)
+    found = _solve_rows(problem, starts, offset, loss)
     theta = form.shift(found.theta, offset)
     return Batch(theta, form.natural(theta)[0], found.objective, found.converged)
+
+
+def _solve_rows(problem: Problem, starts: ArrayLike | None, offset: Array, loss: Loss) -> Solved:
+    """All rows, in parts that keep memory small."""
+    if has_closed_form(problem, loss):
+        return linear_least_squares(problem)
+    given = _shared_starts(problem, starts, offset, loss)
+    rows, n = problem.w.shape
+    parts = np.array_split(np.arange(rows), -(-rows * n // NUMBERS))
+    found = [_solve_part(problem.rows(part), given, loss) for part in parts]
+    return Solved(
+        np.concatenate([part.theta for part in found]),
+        np.concatenate([part.objective for part in found]),
+        np.concatenate([part.converged for part in found]),
+        np.concatenate([part.steps for part in found]),
+    )
+
+
+def _solve_part(problem: Problem, given: Array, loss: Loss) -> Solved:
+    """Rows from the shared starts (s, p) and, where points are shared, from their own."""
+    form, starts = problem.form, np.broadcast_to(given, (len(problem.w), *given.shape))
+    if form.batch_starts is not None and problem.x.ndim == 2 and problem.y.ndim == 1:
+        own = form.batch_starts(problem.x, problem.y, problem.w)
+        starts = np.concatenate([starts, own], axis=1)
+    return search_rows(problem, starts, loss)
 
 
 def problem_of(fitted: Fit, moved: str | None = None) -> tuple[Problem, Array]:
@@ -189,28 +224,24 @@ def problem_of(fitted: Fit, moved: str | None = None) -> tuple[Problem, Array]:
     return Problem(fitted.form, x, np.log(fitted.y), w, lower[None], upper[None]), offset
 
 
-def _row_starts(
-    form: Law, problem: Problem, starts: ArrayLike | None, offset: Array, loss: Loss
-) -> Array:
-    """Starts of every row (B, s, p): the given ones, else those of all points, and the row's own."""
-    rows = len(problem.w)
-    if starts is None:
-        one = _pooled(problem)
-        given = search(one, form.starts(one.x, one.y, one.w[0]), loss).theta[None]
-    else:
-        given = form.shift(form.internal(np.atleast_2d(np.asarray(starts, float))), -offset)
-    given = np.broadcast_to(given, (rows, *given.shape))
-    if form.batch_starts is None or problem.x.ndim == 3 or problem.y.ndim == 2:
-        return given
-    return np.concatenate([given, form.batch_starts(problem.x, problem.y, problem.w)], axis=1)
+def _shared_starts(problem: Problem, starts: ArrayLike | None, offset: Array, loss: Loss) -> Array:
+    """Starts (s, p) that all rows share: the given ones, else the optimum of all points."""
+    form = problem.form
+    if starts is not None:
+        return form.shift(form.internal(np.atleast_2d(np.asarray(starts, float))), -offset)
+    one = _pooled(problem)
+    return search(one, form.starts(one.x, one.y, one.w[0]), loss).theta[None]
 
 
 def _pooled(problem: Problem) -> Problem:
-    """One row with the points of all rows, each by its summed weight."""
+    """One row with the points of all rows, each by its summed weight; of many rows, a sample."""
     lower, upper = problem.lower[:1], problem.upper[:1]
     if problem.x.ndim == 2 and problem.y.ndim == 1:
         w = problem.w.sum(axis=0)[None]
         return Problem(problem.form, problem.x, problem.y, w, lower, upper)
+    rows = max(1, POOLED // problem.w.shape[1])
+    if rows < len(problem.w):
+        problem = problem.rows(np.linspace(0, len(problem.w) - 1, rows).astype(int))
     x = np.broadcast_to(problem.x, (len(problem.w), *problem.x.shape[-2:]))
     y = np.broadcast_to(problem.y, problem.w.shape)
     kept = problem.w > 0

@@ -30,7 +30,7 @@ def frontier_batch(
     """
     check_way(how, nbins, margin, tau=0.5)
     if how not in HOW:
-        raise InputError(f"the frontier '{how}' is a line, it has no points; see `line_batch`")
+        raise InputError(f"the frontier '{how}' is a line, it has no points; see `Recipe.batch`")
     if how == "all":
         return Points(C, E, counts)
     order = np.lexsort((E, C)) if E.ndim == 1 else np.argsort(C, kind="stable")

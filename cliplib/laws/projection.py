@@ -6,7 +6,7 @@ offset and an exponent trade off (Golub and Pereyra 1973; for scaling laws arXiv
 """
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -18,6 +18,8 @@ SMALLEST_FACTOR = 1e-8  # of its share of E; ln 0 is no start
 STEPS = 40
 SETTLED = 1e-8  # gain / score
 GIVE_UP = 1e6  # damping at which no step helps
+MEETINGS = (3, 6, 10, 15, 25)  # steps after which rows in one valley go on as one
+SAME_SCORE, SAME_PLACE = 1e-4, 1e-2  # relative
 
 
 def eliminate(A: list[list[Array]], h: list[Array]) -> list[Array]:
@@ -156,9 +158,12 @@ def descend(points: Points, theta: Array, absolute: np.ndarray) -> Array:
     the easy ones, the step has solved for them already.
     """
     theta, damping, active = theta.copy(), np.full(len(theta), 1e-2), np.arange(len(theta))
+    leader = np.arange(len(theta))  # of the row whose valley this one is in
     r = points.residuals(theta)
     score = points.score(r, absolute)
-    for _ in range(STEPS):
+    for step in range(STEPS):
+        if step in MEETINGS:
+            active = _merge(theta, score, absolute, active, leader)
         kind = absolute[active]
         weights = points.w * np.where(kind[:, None], robust(r[active]), 1.0)
         trial = _step(points, theta[active], r[active], weights, damping[active])
@@ -172,7 +177,20 @@ def descend(points: Points, theta: Array, absolute: np.ndarray) -> Array:
         active = active[~settled]
         if not active.size:
             break
-    return theta
+    return theta[leader]
+
+
+def _merge(
+    theta: Array, score: Array, absolute: np.ndarray, active: np.ndarray, leader: np.ndarray
+) -> np.ndarray:
+    """One active row for each valley: rows of one kind, score and place go on as one."""
+    order = active[np.lexsort((score[active], absolute[active]))]
+    for first, second in pairwise(order):
+        near = abs(score[second] - score[first]) <= SAME_SCORE * score[second]
+        together = near and np.allclose(theta[first], theta[second], rtol=SAME_PLACE, atol=0)
+        if absolute[first] == absolute[second] and together:
+            leader[leader == second] = leader[first]
+    return active[leader[active] == active]
 
 
 def _step(points: Points, theta: Array, r: Array, weights: Array, damping: Array) -> Array:

@@ -41,7 +41,8 @@ class Optimum:
     @property
     def n_at_best(self) -> int:
         """How many starts led here."""
-        return int((self.ends <= self.objective * (1 + SAME_OPTIMUM) + self.floor).sum())
+        here = self.ends <= self.objective * (1 + SAME_OPTIMUM) + self.floor
+        return max(1, int(here.sum()))  # the last steps may go below where every start ended
 
 
 def minimise(
@@ -50,6 +51,7 @@ def minimise(
     loss: Loss,
     tolerance: float = TIGHT,
     most_steps: int = MOST_STEPS,
+    near: bool = False,
 ) -> Solved:
     """Descend from theta (B, p), one start a row; the objective is the loss's own.
 
@@ -58,7 +60,7 @@ def minimise(
     """
     if loss.name == "lad":
         return least_deviations(problem, theta)
-    found = solve(problem, theta, loss.delta, tolerance, most_steps)
+    found = solve(problem, theta, loss.delta, tolerance, most_steps, near)
     if loss.name == "l2":  # the solver halves squares
         return replace(found, objective=2 * found.objective)
     stuck = np.flatnonzero(~found.converged)
@@ -135,9 +137,7 @@ def _groups(objective: Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _hop(problem: Problem, best: Solved, loss: Loss, starts: Array) -> None:
-    """Look for a lower optimum: around the best, about as far away as the data leave theta
-    uncertain, and around the starts.
-    """
+    """Look for a lower optimum around the best, as far as theta is uncertain, and the starts."""
     p = starts.shape[1]
     count = HOPS * (1 if p < HARD else 4)
     rng, many = np.random.default_rng(0), problem.rows(np.zeros(2 * count, dtype=int))
@@ -166,18 +166,49 @@ def _spread(problem: Problem, theta: Array) -> Array:
 
 
 def search_rows(problem: Problem, starts: Array, loss: Loss) -> Solved:
-    """The best optimum of every row from its own starts (B, s, p), the most promising first."""
-    found = minimise(problem, starts[:, 0], loss)
+    """The best optimum of every row from its own starts (B, s, p), the most promising first.
+
+    A further start is followed only where it predicts something else than the optimum so far.
+    """
+    found = minimise(problem, starts[:, 0], loss, LOOSE, near=True)
     for k in range(1, starts.shape[1]):
-        if loss.name == "lad":
-            other = corners(problem, starts[:, k])
-        else:
-            other = minimise(problem, starts[:, k], loss, LOOSE)
-        lower = np.flatnonzero(other.objective < found.objective * (1 - SAME_OPTIMUM))
-        if lower.size:
-            part = problem.rows(lower)
-            _improve(found, lower, minimise(part, other.theta[lower], loss))
+        rows = np.flatnonzero(_apart(problem, found, starts[:, k]))
+        if rows.size:
+            part = problem.rows(rows)
+            other = _sketch(part, starts[rows, k], loss)
+            lower = other.objective < found.objective[rows] * (1 - SAME_OPTIMUM)
+            rows, theta = rows[lower], other.theta[lower]
+            _improve(found, rows, minimise(problem.rows(rows), theta, loss, LOOSE))
     return found
+
+
+def _apart(problem: Problem, found: Solved, theta: Array) -> np.ndarray:
+    """Whether theta (B, p) predicts otherwise than the optimum, by more than the scatter."""
+    r = problem.residuals(found.theta)
+    with np.errstate(all="ignore"):
+        change = np.vecdot(problem.w, (problem.residuals(theta) - r) ** 2)
+    return ~((change < np.vecdot(problem.w, r**2)) & found.converged)
+
+
+def has_closed_form(problem: Problem, loss: Loss) -> bool:
+    """Least squares of a law linear in theta, without a box."""
+    boxed = np.isfinite(problem.lower).any() or np.isfinite(problem.upper).any()
+    return problem.form.linear and loss.name == "l2" and not boxed
+
+
+def closed_form(problem: Problem) -> Optimum:
+    """The optimum of a problem of one row that has a closed form: no start can end elsewhere."""
+    found = linear_least_squares(problem)
+    floor = float(EXACT**2 * problem.w.sum())
+    return Optimum(
+        theta=found.theta[0],
+        objective=float(found.objective[0]),
+        converged=bool(found.converged[0]),
+        start=found.theta[0],
+        ends=found.objective,
+        others=found.theta,
+        floor=floor,
+    )
 
 
 def linear_least_squares(problem: Problem) -> Solved:
@@ -189,7 +220,7 @@ def linear_least_squares(problem: Problem) -> Solved:
     for first in range(0, len(theta), CHUNK):
         part = np.arange(first, min(first + CHUNK, len(theta)))
         theta[part] = _normal_equations(problem.rows(part))
-    known = np.isfinite(theta).all(axis=1)
+    known = np.asarray(np.isfinite(theta).all(axis=1))
     objective = np.vecdot(problem.w, problem.residuals(theta) ** 2)
     return Solved(theta, objective, known, np.ones(len(theta), dtype=int))
 

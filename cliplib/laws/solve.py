@@ -27,7 +27,7 @@ LEAST_DAMPING = 1e-6  # below it, none
 FLAT = 1e-14  # of the diagonal: a direction that the objective does not feel
 SADDLE = 1e-9
 ROUND_OFF = 1e-13  # relative noise of the objective
-NOISE = 1e-31  # square of the noise of one residual
+NOISE = 1e-29  # square of the noise of one residual
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,16 @@ def solve(
     delta: float,
     tolerance: float = TIGHT,
     most_steps: int = MOST_STEPS,
+    near: bool = False,
 ) -> Solved:
     """Minimise every row from its own start theta (B, p).
 
     delta: Huber's; inf is least squares. tolerance: a row is done when its predicted decrease,
-    over its objective, is below it; not converged if that takes more than most_steps.
+    over its objective, is below it; not converged if that takes more than most_steps. near: the
+    starts are close to the optima, so begin with the exact second derivative and no damping.
     """
     with np.errstate(all="ignore"):  # an absurd trial gives inf or nan, and is refused
-        state = _begin(problem, theta, delta)
+        state = _begin(problem, theta, delta, near)
         waiting = np.arange(len(theta))
         active, waiting = waiting[:POOL], waiting[POOL:]
         while active.size:
@@ -108,7 +110,7 @@ def solve(
     return Solved(state.theta, state.objective, state.converged, state.steps)
 
 
-def _begin(problem: Problem, theta: Array, delta: float) -> _State:
+def _begin(problem: Problem, theta: Array, delta: float, near: bool) -> _State:
     theta = np.clip(theta, problem.lower, problem.upper)
     rows = len(theta)
     r = np.empty(problem.w.shape)
@@ -120,8 +122,8 @@ def _begin(problem: Problem, theta: Array, delta: float) -> _State:
         r=r,
         objective=np.vecdot(problem.w, huber(r, delta)),
         scale=np.zeros(theta.shape),
-        damping=np.full(rows, DAMPING),
-        exact=np.zeros(rows, dtype=bool),
+        damping=np.full(rows, 0.0 if near else DAMPING),
+        exact=np.full(rows, near),
         converged=np.zeros(rows, dtype=bool),
         steps=np.zeros(rows, dtype=int),
     )
@@ -134,8 +136,9 @@ def _advance(
     theta, before, damping = state.theta[active], state.objective[active], state.damping[active]
     exact = state.exact[active]
     g, H = derivatives(problem, theta, state.r[active], delta, exact)
-    grown = np.maximum(state.scale[active], np.einsum("bii->bi", H))
-    state.scale[active] = scale = np.where(exact[:, None], state.scale[active], grown)
+    scale = state.scale[active]
+    grown = np.maximum(scale, np.abs(np.einsum("bii->bi", H)))
+    state.scale[active] = scale = np.where(exact[:, None] & (scale > 0), scale, grown)
     step, pivot = _step(problem, theta, g, H, scale, damping)
     expected = -np.vecdot(g, step) - np.vecdot(step, np.matvec(H, step)) / 2
     trial = theta + step
@@ -176,16 +179,39 @@ def derivatives(
 
     Rows that are not ``exact`` get the Hessian of reweighted least squares instead.
     """
-    J, size = problem.form.jac(theta, problem.x), np.abs(r)
+    form, J, size = problem.form, problem.form.jac(theta, problem.x), np.abs(r)
     psi = problem.w * np.clip(r, -delta, delta)
     outside = np.where(exact[:, None], 0.0, delta / size)
-    inlier = problem.w * np.where(size <= delta, 1.0, outside)
-    H = (J * inlier[:, None]) @ J.swapaxes(-1, -2)
+    weight = problem.w * np.where(size <= delta, 1.0, outside)
     rows = np.flatnonzero(exact)
-    if rows.size and not problem.form.linear:
-        part = problem.rows(rows)
-        H[rows] -= problem.form.curvature(theta[rows], part.x, psi[rows])
+    if rows.size and not form.linear:
+        weight[rows] += psi[rows]
+    H = (J * weight[:, None]) @ J.swapaxes(-1, -2)
+    if rows.size and not form.linear:
+        H[rows] -= _bends(form, theta[rows], problem.rows(rows).x, J[rows], psi[rows])
     return -np.matvec(J, psi), H
+
+
+def _bends(form: Law, theta: Array, x: Array, J: Array, psi: Array) -> Array:
+    """Sum of psi times share (dz dz' + d2z) over the terms: the law's curvature but for -J J'.
+
+    J (B, p, n) holds share dz already, so this costs a fraction of `Law.curvature`.
+    """
+    total, pull = form.total, J * psi[:, None]
+    alone = total.offset is None and len(total.terms) == 1
+    M = np.zeros((*theta.shape, theta.shape[1]))
+    for term in total.terms:
+        first, second = term.first(theta, x), term.second(theta, x)
+        share = psi if alone else pull[:, term.rows[0]]
+        for i, row in enumerate(term.rows):
+            for j, column in enumerate(term.rows[: i + 1]):
+                entry = np.vecdot(pull[:, row], first[j])
+                if (column, row) in second:
+                    entry = entry + np.vecdot(share, second[column, row])
+                M[:, row, column] += entry
+                if row != column:
+                    M[:, column, row] += entry
+    return M
 
 
 def _step(

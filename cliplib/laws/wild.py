@@ -14,6 +14,7 @@ from cliplib.laws.recipe import Recipe
 
 # Webb's six points: mean 0, variance 1, third moment 0; two-point weights repeat with few clusters
 WEBB = np.array([-np.sqrt(1.5), -1.0, -np.sqrt(0.5), np.sqrt(0.5), 1.0, np.sqrt(1.5)])
+FLAT = 1e-9
 SMALLEST = 1e-9  # of 1 - leverage, where a run fixes a parameter alone
 WANTED = (
     "the wild bootstrap redraws residuals about a law of all runs: it takes a Recipe with "
@@ -51,6 +52,8 @@ def _enlarged(residuals: Array, basis: Array) -> Array:
 
 
 def _basis(fitted: Fit, x: Array) -> Array:
-    """Orthonormal columns that span the derivatives of the law at x (k, n), shape (n, p)."""
+    """Orthonormal columns that span the derivatives of the law at x (k, n), shape (n, rank)."""
     J = fitted.form.jac(fitted.theta, x)
-    return np.linalg.qr((J / np.linalg.norm(J, axis=1, keepdims=True)).T)[0]
+    size = np.linalg.norm(J, axis=1, keepdims=True)
+    basis, weight, _ = np.linalg.svd((J / np.where(size > 0, size, 1.0)).T, full_matrices=False)
+    return basis[:, weight > FLAT]  # a parameter that the runs do not see pulls nowhere

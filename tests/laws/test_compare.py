@@ -1,4 +1,4 @@
-"""Slopes and levels of groups, tasks, joint claims and crossovers: published numbers and refusals."""
+"""Slopes and levels of groups: published numbers, another library, shuffles, refusals."""
 
 import json
 
@@ -9,13 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliplib import InputError, published
-from cliplib.laws import Recipe, frontier
+from cliplib.laws import frontier
 from cliplib.laws.compare import compare_slopes
-from cliplib.laws.crossover import crossover
-from cliplib.laws.joint import mixed
 from cliplib.laws.lines import lines
 from cliplib.laws.tables import with_error
-from cliplib.laws.tasks import tasks
 
 ERRORS = {name: published.errors(name) for name in ("imagenet1k", "mscoco_captions")}
 LARGE = {name: runs[runs["data"] != "LAION-80M"] for name, runs in ERRORS.items()}
@@ -170,8 +167,8 @@ def test_the_permutation_test_agrees_with_t_where_t_is_right_and_repeats_by_seed
     one, again, other = (compare_slopes(runs, "family", seed=seed) for seed in (1, 1, 2))
     assert p_of(one, "permutation") == p_of(again, "permutation") != p_of(other, "permutation")
     assert p_of(one, "permutation") == pytest.approx(p_of(one), abs=0.015)
-    none_as_extreme = crossing((-0.1, -0.5), noise=0.01)
-    assert p_of(compare_slopes(none_as_extreme, "source", permutations=19), "permutation") == 1 / 20
+    apart = runs.assign(error=runs["error"].where(runs["family"] == "OpenCLIP", runs["compute"]))
+    assert p_of(compare_slopes(apart, "family", permutations=19), "permutation") == 1 / 20
 
 
 def test_shuffling_residuals_rejects_equal_slopes_about_as_often_as_it_says():
@@ -231,215 +228,6 @@ def test_two_runs_a_group_have_a_slope_but_no_interval_of_their_own():
 def test_comparisons_that_cannot_be_made_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call(LARGE["imagenet1k"])
-
-
-# Tasks
-
-
-@pytest.fixture(scope="module")
-def all_tasks():
-    names = [*published.downstream_datasets()["dataset"], "vtab", "vtab+", "imagenet_robustness"]
-    table = pd.concat([published.errors(name).assign(task=name) for name in names])
-    return table[table["data"] != "LAION-80M"]
-
-
-@pytest.fixture(scope="module")
-def matched_tasks(all_tasks):
-    archs = ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
-    return all_tasks[(all_tasks["samples_seen_label"] == "13B") & all_tasks["arch"].isin(archs)]
-
-
-def test_slopes_of_38_tasks(all_tasks):
-    openclip = all_tasks[all_tasks["family"] == "OpenCLIP"]
-    robust, classical = tasks(openclip, errors="HC3").slopes, tasks(openclip).slopes
-    assert robust["verdict"].value_counts().to_dict() == {"falls": 29, "flat": 8, "rises": 1}
-    assert classical["verdict"].value_counts().to_dict() == {"falls": 28, "flat": 9, "rises": 1}
-    worse = robust[robust["verdict"] == "rises"].iloc[0]
-    assert worse["task"] == "vtab/kitti_closest_vehicle_distance"
-    assert worse["slope"] == pytest.approx(0.036, abs=5e-4)
-    ordered = robust[["p", "p_bh", "p_holm"]].to_numpy()
-    assert (np.diff(ordered, axis=1) >= -1e-12).all()
-
-
-def test_contrasts_of_38_tasks_under_both_adjustments(matched_tasks):
-    table = tasks(matched_tasks, by="family", own_slopes=True).contrasts
-    assert [
-        int((table[name] < 0.05).sum()) for name in ("slope_p", "slope_p_bh", "slope_p_holm")
-    ] == [9, 5, 3]
-    named = {"imagenet-a", "imagenet-r", "imagenetv2", "objectnet", "country211"}
-    assert set(table.loc[table["slope_p_bh"] < 0.05, "task"]) == named
-    level = table[table["level_p_bh"] < 0.05]
-    assert len(level) == 14 and int((level["level_percent"] < 0).sum()) == 8
-
-
-def test_contrasts_have_one_sign_whatever_the_order_of_rows(matched_tasks):
-    turned = matched_tasks.groupby("task", group_keys=False)[matched_tasks.columns].apply(
-        lambda rows: rows[::-1] if rows["task"].iloc[0] == "gtsrb" else rows
-    )
-    a, b = (
-        tasks(table, by="family").contrasts.set_index("task")["slope_difference"]
-        for table in (matched_tasks, turned)
-    )
-    assert np.allclose(a, b[a.index])
-
-
-def test_averages_are_left_out_unless_asked_for(all_tasks):
-    openclip = all_tasks[all_tasks["family"] == "OpenCLIP"]
-    assert len(tasks(openclip).slopes) == 38
-    assert len(tasks(openclip, exclude=()).slopes) == 41
-    assert "left out as averages: imagenet_robustness, vtab, vtab+" in tasks(openclip).notes[0]
-
-
-@pytest.fixture(scope="module")
-def joint(matched_tasks):
-    return mixed(matched_tasks, "family")
-
-
-def test_the_joint_claim_is_weaker_than_the_mixed_model_says(joint):
-    rows = joint.estimates.set_index("method")
-    assert rows["difference"].to_numpy() == pytest.approx(np.full(4, -0.0492), abs=1e-4)
-    published_interval = rows.loc["mixed", ["low", "high"]].tolist()
-    assert published_interval == pytest.approx([-0.072, -0.026], abs=6e-4)
-    runs = rows.loc["runs"]
-    assert runs["dof"] == 5 and (runs["low"], runs["high"]) == pytest.approx(
-        (-0.1019, 0.0034), abs=1e-4
-    )
-    assert rows.loc["mixed", "p"] < 1e-4 < 0.05 < runs["p"]
-    assert rows.loc["bootstrap", "low"] < rows.loc["mixed", "low"]
-    assert any("too short" in note for note in joint.notes)
-
-
-def test_residuals_of_tasks_correlate_over_runs(all_tasks):
-    report = mixed(all_tasks, "family", n=50)
-    assert report.correlation == pytest.approx(0.36, abs=0.01)
-    assert report.first_component == pytest.approx(0.42, abs=0.005)
-
-
-def test_a_mixed_model_that_fails_says_so_beside_the_others(matched_tasks, monkeypatch):
-    def fails(self, **options):
-        raise np.linalg.LinAlgError("Singular matrix")
-
-    monkeypatch.setattr("statsmodels.regression.mixed_linear_model.MixedLM.fit", fails)
-    report = mixed(matched_tasks, "family", n=20)
-    rows = report.estimates.set_index("method")
-    assert rows.loc["mixed", "note"].endswith("not fitted: Singular matrix")
-    assert np.isfinite(rows.loc["runs", ["low", "high", "p"]].astype(float)).all()
-    assert json.loads(json.dumps(report.to_dict()))["estimates"][0]["low"] is None
-
-
-def test_the_mean_of_slopes_is_the_slope_of_the_mean(matched_tasks, joint):
-    table = tasks(matched_tasks, by="family").contrasts
-    assert joint.estimates["difference"][2] == pytest.approx(table["slope_difference"].mean())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t[(t["task"] != "cars") | (t["family"] != "OpenAI")], "lacks task cars"),
-        (lambda t: pd.concat([t, t[:1]]), "has task cars twice"),
-        (lambda t: t.assign(family="one"), "has 1 groups; a contrast needs two"),
-        (lambda t: t[t["task"] == "cars"], "needs two or more, got 1"),
-    ],
-)
-def test_a_joint_claim_needs_every_task_of_every_run(matched_tasks, change, message):
-    with pytest.raises(InputError, match=message):
-        mixed(change(matched_tasks), "family", n=10)
-
-
-@pytest.mark.parametrize(
-    ("ask", "message"),
-    [
-        ({"adjust": ["fdr"]}, "unknown adjustment 'fdr'; known: bh, holm"),
-        ({"errors": "HC0"}, "unknown kind of standard error 'HC0'"),
-        ({"by": "family", "errors": "HC3"}, "task cars: a run has leverage 0.89"),
-        ({"by": "data"}, "task cars has 3 groups of data"),
-        ({"task": "name"}, "no column name in the runs"),
-    ],
-)
-def test_task_tables_that_cannot_be_made_are_refused(matched_tasks, ask, message):
-    with pytest.raises(InputError, match=message):
-        tasks(matched_tasks, **ask)
-
-
-# Crossovers
-
-
-def crossing(slopes, at=1e3, noise=0.02, seed=0, n=12, span=(1, 1e6)):
-    rng, C = np.random.default_rng(seed), np.geomspace(*span, n)
-    parts = [
-        pd.DataFrame(
-            {"compute": C, "error": 0.5 * (C / at) ** s * np.exp(noise * rng.normal(size=n))}
-        )
-        for s in slopes
-    ]
-    return pd.concat([part.assign(source=name) for part, name in zip(parts, "ab", strict=True)])
-
-
-def test_a_planted_crossover_is_found_and_both_regions_hold_it():
-    found = crossover(crossing((-0.1, -0.2)), "source", n=400)
-    assert found.at[0] == pytest.approx(1e3, rel=0.3) and found.inside == found.at
-    for region in found.regions:
-        ((low, high),) = region.intervals
-        assert region.shape == "bounded" and low < 1e3 < high < 100 * low
-    fieller, boot = (np.log(region.intervals[0]) for region in found.regions)
-    assert np.allclose(fieller, boot, atol=0.5)
-
-
-def test_fieller_equals_a_search_over_the_t_test():
-    """Every x in the region is one at which a t test of equal levels does not reject."""
-    import statsmodels.formula.api as smf
-
-    runs = crossing((-0.1, -0.13), noise=0.08, seed=3)
-    runs = runs[(runs["source"] == "a") | (runs["compute"] > 30)]
-    found = crossover(runs, "source", n=0)
-    table = runs.assign(y=np.log(runs["error"]), b=(runs["source"] == "b").astype(float))
-    for value in np.geomspace(1e-3, 1e9, 60):
-        at = table.assign(x=np.log(runs["compute"] / value))
-        p = smf.ols("y ~ x * b", at).fit().pvalues["b"]
-        inside = any(low <= value <= high for low, high in found.regions[0].intervals)
-        assert inside == (p >= 0.05)
-
-
-def test_parallel_laws_have_an_unbounded_region_and_it_says_so():
-    same = crossover(crossing((-0.1, -0.1), noise=0.05, seed=2), "source", n=200)
-    assert [region.shape for region in same.regions] == ["everything", "everything"]
-    assert "nor whether" in same.words()[-1]
-
-
-def test_levels_that_differ_with_like_slopes_leave_two_ends():
-    coco = crossover(LARGE["mscoco_captions"], "family", n=0)
-    assert coco.regions[0].shape == "disjoint"
-    assert "no crossover inside the range that both cover" in " ".join(coco.words())
-    (start, low), (high, end) = coco.regions[0].intervals
-    assert start == 0 and end == np.inf and low < 9.5e10 and high > 1.13e12
-
-
-def test_groups_without_a_common_range_are_called_extrapolated():
-    runs = crossing((-0.1, -0.2))
-    runs = runs[(runs["source"] == "a") == (runs["compute"] < 2e3)]
-    found = crossover(runs, "source", n=0)
-    assert found.shared is None and found.inside == ()
-    assert any("share no range" in line for line in found.words())
-
-
-def test_a_group_too_small_to_resample_gives_the_reason_not_a_region():
-    found = crossover(LARGE["imagenet1k"], "family", n=50)
-    boot = found.regions[1]
-    assert boot.shape == "none" and "3 runs are too few to resample" in boot.words()
-    assert json.loads(json.dumps(found.to_dict()))["regions"][1]["intervals"] == []
-
-
-def test_a_frontier_has_a_bootstrap_region_only():
-    found = crossover(crossing((-0.1, -0.2), n=20), "source", Recipe("power", "pareto"), n=200)
-    assert len(found.regions) == 1 and found.regions[0].method.startswith("bootstrap")
-    assert found.regions[0].intervals[0][0] < 1e3 < found.regions[0].intervals[0][1]
-
-
-def test_crossovers_that_cannot_be_are_refused():
-    with pytest.raises(InputError, match="has 3 groups; a crossover is between two"):
-        crossover(LARGE["imagenet1k"], "data")
-    with pytest.raises(InputError, match="needs a law in one variable"):
-        crossover(LARGE["imagenet1k"], "family", Recipe("power", x=("gmacs", "samples")))
 
 
 # Long tables

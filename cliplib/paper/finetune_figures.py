@@ -10,8 +10,8 @@ import pandas as pd
 
 from cliplib.figures import INK, LINESTYLES, MARKERS, PALETTE
 from cliplib.laws import Fit
-from cliplib.paper_finetune import FAMILIES, METRICS, ROUTES
-from cliplib.paper_probe_figures import draw, interval, log_axes
+from cliplib.paper.finetune import FAMILIES, METRICS, ROUTES
+from cliplib.paper.probe_figures import draw, interval, log_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,10 @@ import pandas as pd
 
 from cliplib.figures import INK, PALETTE
 from cliplib.laws import Draws, Fit
-from cliplib.paper_retrieval import TASKS, pairs
-from cliplib.paper_task_figures import COMPUTE, log_axes, models, widest, window
-from cliplib.paper_task_tables import span
-from cliplib.paper_tasks import LARGER
+from cliplib.paper.retrieval import TASKS, pairs
+from cliplib.paper.task_figures import COMPUTE, log_axes, models, widest, window
+from cliplib.paper.task_tables import span
+from cliplib.paper.tasks import LARGER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ import pandas as pd
 
 from cliplib.figures import INK, PALETTE
 from cliplib.laws import Fit, Frontier, fit
-from cliplib.paper_tasks import CLASSES, NAMES, larger, mean_error
+from cliplib.paper.tasks import CLASSES, NAMES, larger, mean_error
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -9,17 +9,11 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.text import Text
 
-from cliplib import (
-    InputError,
-    figures,
-    ladder,
-    laws,
-    paper_bill,
-    paper_curves,
-    paper_grid,
-    paper_spikes,
-    published,
-)
+from cliplib import InputError, figures, ladder, laws, published
+from cliplib.paper import bill as paper_bill
+from cliplib.paper import curves as paper_curves
+from cliplib.paper import grid as paper_grid
+from cliplib.paper import spikes as paper_spikes
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 from cliplib import InputError
 from cliplib.figures import INK, PALETTE
 from cliplib.laws import Fit
-from cliplib.paper_figures import MARKERS as DATA_MARKERS
+from cliplib.paper.figure1 import MARKERS as DATA_MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
 """The paper's downstream tasks one by one: slopes, verdicts, averages, guessing, test-set noise.
 
-Tables only; `cliplib.paper_task_figures` draws them. Reading order: the tasks and their runs, what
+Tables only; `cliplib.paper.task_figures` draws them. Reading order: the tasks and their runs, what
 falls and what does not, what averages hold, tasks at guessing, how many items an error counts.
 """
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from cliplib import published
 from cliplib.figures import table_html
-from cliplib.paper_tasks import NAMES
+from cliplib.paper.tasks import NAMES
 
 
 def span(table: pd.DataFrame, low: str, high: str, digits: int = 3) -> pd.Series:

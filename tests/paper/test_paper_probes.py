@@ -8,8 +8,10 @@ import pytest
 mpl.use("agg")
 import matplotlib.pyplot as plt
 
-from cliplib import InputError, laws, paper_probe_figures, paper_probes, published
+from cliplib import InputError, laws, published
 from cliplib.figures import style
+from cliplib.paper import probe_figures as paper_probe_figures
+from cliplib.paper import probes as paper_probes
 
 TASKS = paper_probes.TASKS
 

@@ -2,7 +2,7 @@
 
 Image retrieval asks for the picture of a caption and counts captions; text retrieval asks for a
 caption of a picture and counts pictures. Both are Recall@5, the only recall published for the runs.
-`cliplib.paper_retrieval_figures` draws the tables that are made here.
+`cliplib.paper.retrieval_figures` draws the tables that are made here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cliplib.laws import (
 )
 from cliplib.laws.compare import compare_slopes
 from cliplib.laws.noise import binomial_se
-from cliplib.paper_tasks import LARGER, at_equal_compute, item_counts, larger
+from cliplib.paper.tasks import LARGER, at_equal_compute, item_counts, larger
 
 METRICS = {"image": "image_retrieval_recall_at_5", "text": "text_retrieval_recall_at_5"}
 DATASETS = {"mscoco_captions": "MS-COCO", "flickr30k": "Flickr30K"}

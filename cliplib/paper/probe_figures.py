@@ -9,9 +9,9 @@ import pandas as pd
 
 from cliplib.figures import INK, LINESTYLES, MARKERS, PALETTE
 from cliplib.laws import Fit
-from cliplib.paper_figures import FAMILIES
-from cliplib.paper_figures import MARKERS as DATA_MARKERS
-from cliplib.paper_probes import CHOICES, HIDDEN, NAMES, TASKS, openclip_compute, settings_of, task
+from cliplib.paper.figure1 import FAMILIES
+from cliplib.paper.figure1 import MARKERS as DATA_MARKERS
+from cliplib.paper.probes import CHOICES, HIDDEN, NAMES, TASKS, openclip_compute, settings_of, task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,8 +16,8 @@ import pandas as pd
 from cliplib import InputError, ladder
 from cliplib.figures import INK, MARKERS, PALETTE
 from cliplib.laws import Recipe
-from cliplib.paper_figures import MARKERS as DATA_MARKERS
-from cliplib.paper_grid import ARCHS, short
+from cliplib.paper.figure1 import MARKERS as DATA_MARKERS
+from cliplib.paper.grid import ARCHS, short
 from cliplib.rungs import LAYERNORM_OPS
 
 if TYPE_CHECKING:

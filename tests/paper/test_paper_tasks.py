@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cliplib import InputError, published
-from cliplib import paper_task_figures as figures
-from cliplib import paper_task_tables as tables
-from cliplib import paper_tasks as pt
 from cliplib.laws import fit, paper_law
+from cliplib.paper import task_figures as figures
+from cliplib.paper import task_tables as tables
+from cliplib.paper import tasks as pt
 
 
 @pytest.fixture(scope="module")

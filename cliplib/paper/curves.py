@@ -2,7 +2,7 @@
 
 For the chapter on curves. A curve is the zero-shot accuracy on ImageNet at the end of each virtual
 epoch of one run. Tables in, tables and figures out; see `curves` for the columns. Where a curve
-falls is in `cliplib.paper_spikes`.
+falls is in `cliplib.paper.spikes`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import pandas as pd
 
 from cliplib.figures import INK, LINESTYLES, PALETTE
 from cliplib.laws import Fit, Recipe, bootstrap, fit, frontier
-from cliplib.paper_figures import MARKERS as DATA_MARKERS
-from cliplib.paper_grid import ARCHS, DATA, LABELS, short
+from cliplib.paper.figure1 import MARKERS as DATA_MARKERS
+from cliplib.paper.grid import ARCHS, DATA, LABELS, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

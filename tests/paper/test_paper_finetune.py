@@ -9,8 +9,10 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.collections import PathCollection
 
-from cliplib import paper_finetune, paper_finetune_figures, published
+from cliplib import published
 from cliplib.figures import style
+from cliplib.paper import finetune as paper_finetune
+from cliplib.paper import finetune_figures as paper_finetune_figures
 
 VIT, OPENAI, CONVNEXT = paper_finetune.FAMILIES
 LARGE = "vit_large_patch14_clip_224.laion2b_ft_in12k_in1k"

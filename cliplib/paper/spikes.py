@@ -1,6 +1,6 @@
 """Where the study's learning curves fall: a rule for a spike, counts, what goes with them.
 
-For the chapter on curves; the curves come from `cliplib.paper_curves.curves`. A spike is a fall of
+For the chapter on curves; the curves come from `cliplib.paper.curves.curves`. A spike is a fall of
 accuracy between two recorded points, so a run recorded seldom shows fewer: see `thinned`.
 """
 
@@ -14,9 +14,9 @@ import pandas as pd
 
 from cliplib import InputError
 from cliplib.figures import INK, PALETTE
-from cliplib.paper_curves import finished
-from cliplib.paper_figures import MARKERS as DATA_MARKERS
-from cliplib.paper_grid import ARCHS, DATA, short
+from cliplib.paper.curves import finished
+from cliplib.paper.figure1 import MARKERS as DATA_MARKERS
+from cliplib.paper.grid import ARCHS, DATA, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

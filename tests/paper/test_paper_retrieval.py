@@ -8,10 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from cliplib import paper_retrieval as pr
-from cliplib import paper_retrieval_figures as figures
 from cliplib import published
 from cliplib.laws import fit
+from cliplib.paper import retrieval as pr
+from cliplib.paper import retrieval_figures as figures
 
 
 @pytest.fixture(scope="module")

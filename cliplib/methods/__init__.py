@@ -1,0 +1,1 @@
+"""What the two chapters on methods show: tables, figures, worked examples, classic traps."""
