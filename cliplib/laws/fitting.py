@@ -347,4 +347,5 @@ def _reported(form: Law, spread: Covariance, theta: Array, slope: Array, offset:
     """Covariance of the reported values: a change of unit is affine in theta, reporting is by slope."""
     p = len(theta)
     turn = (form.shift(np.eye(p), offset) - form.shift(np.zeros((p, p)), offset)).T
-    return slope[:, None] * (turn @ spread.theta @ turn.T) * slope
+    with np.errstate(over="ignore", invalid="ignore"):  # a factor that may be anything
+        return slope[:, None] * (turn @ spread.theta @ turn.T) * slope

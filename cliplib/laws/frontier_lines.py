@@ -52,10 +52,11 @@ def _best_pairs(x: Array, y: Array, W: Array, tau: float) -> Array:
     block = max(1, CELLS // len(lines))
     for start in range(0, len(W), block):
         w = W[start : start + block]
-        present = w > 0
-        total = np.where(present[:, i] & present[:, j], w @ cost.T, np.inf)
-        fitted = np.isfinite(total).any(1)
-        found[start : start + block][fitted] = lines[_first_lowest(total[fitted])]
+        row, line = np.nonzero(_nearly_lowest(w @ cost.T))
+        # no line beats the best one through two runs of the resample; at most it is as good
+        held = (w[row, i[line]] > 0) & (w[row, j[line]] > 0)
+        rows, first = np.unique(row[held], return_index=True)
+        found[start + rows] = lines[line[held][first]]
     return found
 
 
@@ -67,10 +68,10 @@ def _lines(x: Array, y: Array, i: np.ndarray, j: np.ndarray, tau: float) -> tupl
     return lines, residuals * (tau - (residuals < 0))
 
 
-def _first_lowest(total: Array) -> np.ndarray:
-    """Column of the lowest total of each row; of (nearly) equal ones the first."""
-    lowest = total.min(1, keepdims=True)
-    return np.argmax(total <= lowest + TIE * np.abs(lowest) + 1e-14, axis=1)
+def _nearly_lowest(total: Array) -> np.ndarray:
+    """Which totals are the lowest of their row, but for rounding."""
+    lowest = total.min(axis=-1, keepdims=True)
+    return total <= lowest + TIE * np.abs(lowest) + 1e-14
 
 
 def _descents(x: Array, y: Array, W: Array, tau: float) -> Array:
@@ -97,7 +98,7 @@ def _descent(x: Array, y: Array, w: Array, tau: float) -> Array:
         apart = x[i] != x[j]
         lines, cost = _lines(x, y, i[apart], j[apart], tau)
         total = cost @ w
-        lowest = int(_first_lowest(total[None, :])[0])
+        lowest = int(np.argmax(_nearly_lowest(total)))
         if total[lowest] >= best * (1 - TIE):
             return line
         best, line = float(total[lowest]), lines[lowest]

@@ -20,8 +20,8 @@ from cliplib.laws.solve import Problem
 REACH = np.geomspace(0.5, 2e3, 36)  # steps outwards, in standard errors
 FARTHEST = 40.0  # of a logged parameter: a factor of e^40 either way
 PACE = 6  # values solved together on the way out
-ROUNDS, CUTS = 3, 6  # each round cuts the bracket of an end by this many
-SEVERAL = 2  # starts of the law's own, besides the optimum
+ROUNDS, CUTS = 2, 4  # each round looks at so many places between the last in and the first out
+SEVERAL = 1  # starts of the law's own, besides the optimum
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def profile(fitted: Fit, param: str, level: float = 0.95) -> Profile:
     >>> line = fit("power", [1, 10, 100, 1000], [0.5, 0.24, 0.13, 0.06])
     >>> found = profile(line, "alpha")
     >>> round(found.low, 3), round(found.high, 3)
-    (-0.351, -0.257)
+    (-0.342, -0.264)
     """
     if param not in fitted.params:
         raise InputError(
@@ -108,19 +108,29 @@ class _Trace:
                 return self._reported(edge, side)
             outside = edge
         for _ in range(ROUNDS):
-            cuts = np.linspace(inside, outside, CUTS + 2)
-            excess = self._excess(cuts[1:-1])
-            first = int(np.argmax(np.append(excess > self.limit, True)))
+            cuts = np.sort(
+                np.append(np.linspace(inside, outside, CUTS), self._aim(inside, outside))
+            )
+            cuts = cuts[:: 1 if outside > inside else -1]
+            first = int(np.argmax(np.append(self._excess(cuts)[1:] > self.limit, True)))
             inside, outside = cuts[first], cuts[first + 1]
         return float(self._natural(self._crossing(inside, outside)))
+
+    def _aim(self, inside: float, outside: float) -> Array:
+        """Two values close about where the root of the excess, nearly a line, meets the limit."""
+        guess, width = self._crossing(inside, outside), 1e-3 * (outside - inside)
+        low, high = sorted((inside, outside))
+        return np.clip(np.array([guess - width, guess + width]), low, high)
 
     def curve(self) -> tuple[Array, Array]:
         theta = np.array(sorted(self.seen))
         return self._natural(theta), np.array([self.seen[t] for t in theta])
 
     def _crossing(self, inside: float, outside: float) -> float:
-        a, b = (float(e) for e in self._excess(np.array([inside, outside])))
-        return outside if not b > a else inside + (outside - inside) * (self.limit - a) / (b - a)
+        low, high = np.sqrt(np.maximum(self._excess(np.array([inside, outside])), 0.0))
+        if not low < high < np.inf:
+            return outside
+        return inside + (outside - inside) * float((np.sqrt(self.limit) - low) / (high - low))
 
     def _excess(self, theta: Array) -> Array:
         """Fall of twice the log-likelihood (l2: the F statistic) at pinned values."""
@@ -137,7 +147,7 @@ class _Trace:
         w = np.repeat(self.problem.w, len(theta), axis=0)
         pinned = Problem(self.problem.form, self.problem.x, self.problem.y, w, lower, upper)
         near = min(self.path, key=lambda path: abs(path[self.index] - theta[0]))
-        starts = np.concatenate([near[None], self.starts])
+        starts = np.concatenate([near[None], self.starts[1:]])
         found = search_rows(pinned, np.repeat(starts[None], len(theta), axis=0), self.loss)
         self.path += list(found.theta)
         self.seen |= dict(zip(map(float, theta), map(float, found.objective), strict=True))

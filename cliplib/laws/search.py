@@ -71,9 +71,9 @@ def minimise(
     return found
 
 
-def _improve(found: Solved, rows: np.ndarray, other: Solved, margin: float = 0.0) -> None:
+def _improve(found: Solved, rows: np.ndarray, other: Solved) -> None:
     """Put in what is better, or as good and converged, for these rows."""
-    limit = found.objective[rows] * (1 - margin)
+    limit = found.objective[rows]
     better = (other.objective < limit) | (other.objective <= limit) & other.converged
     for name in ("theta", "objective", "converged"):
         getattr(found, name)[rows[better]] = getattr(other, name)[better]
@@ -94,9 +94,8 @@ def search(problem: Problem, starts: Array, loss: Loss) -> Optimum:
     best = minimise(problem, found.theta[[leader]], loss)
     _hop(problem, best, loss, starts)
     if not best.converged[0]:
-        _improve(
-            best, np.zeros(1, dtype=int), minimise(problem, best.theta, loss, most_steps=PATIENCE)
-        )
+        last = minimise(problem, best.theta, loss, most_steps=PATIENCE)
+        _improve(best, np.zeros(1, dtype=int), last)
     return Optimum(
         theta=best.theta[0],
         objective=float(best.objective[0]),
@@ -173,13 +172,24 @@ def search_rows(problem: Problem, starts: Array, loss: Loss) -> Solved:
     found = minimise(problem, starts[:, 0], loss, LOOSE, near=True)
     for k in range(1, starts.shape[1]):
         rows = np.flatnonzero(_apart(problem, found, starts[:, k]))
-        if rows.size:
-            part = problem.rows(rows)
-            other = _sketch(part, starts[rows, k], loss)
-            lower = other.objective < found.objective[rows] * (1 - SAME_OPTIMUM)
-            rows, theta = rows[lower], other.theta[lower]
-            _improve(found, rows, minimise(problem.rows(rows), theta, loss, LOOSE))
+        other = _sketch(problem.rows(rows), starts[rows, k], loss)
+        lower = other.objective < found.objective[rows] * (1 - SAME_OPTIMUM)
+        _continue(problem, found, rows[lower], other.theta[lower], loss)
+    left = np.flatnonzero(~found.converged)
+    _continue(problem, found, left, found.theta[left], loss, PATIENCE)
     return found
+
+
+def _continue(
+    problem: Problem,
+    found: Solved,
+    rows: np.ndarray,
+    theta: Array,
+    loss: Loss,
+    most_steps: int = MOST_STEPS,
+) -> None:
+    if rows.size:
+        _improve(found, rows, minimise(problem.rows(rows), theta, loss, LOOSE, most_steps))
 
 
 def _apart(problem: Problem, found: Solved, theta: Array) -> np.ndarray:

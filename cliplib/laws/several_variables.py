@@ -42,7 +42,7 @@ def chinchilla() -> Law:
         variables=("N", "D"),
         logged=("A", "B"),
         total=total,
-        starts=lambda x, y, w: sum_starts(total, cells(x, 18), box, x, y, w),
+        starts=lambda x, y, w: sum_starts(total, cells(x, 14), box, x, y, w, count=8),
         batch_starts=lambda x, y, W: sum_batch_starts(total, cells(x, 12), x, y, W),
         lower=box[0],
         upper=box[1],

@@ -26,8 +26,7 @@ HOPELESS = 1e14  # damping at which even a tiny step does not lower the objectiv
 LEAST_DAMPING = 1e-6  # below it, none
 FLAT = 1e-14  # of the diagonal: a direction that the objective does not feel
 SADDLE = 1e-9
-ROUND_OFF = 1e-13  # relative noise of the objective
-NOISE = 1e-29  # square of the noise of one residual
+NOISE = 1e-15  # of one residual
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,9 @@ def _advance(
     trial = theta + step
     r = problem.residuals(trial)
     after = np.vecdot(problem.w, huber(r, delta))
-    noise = NOISE * problem.w.sum(axis=-1)
-    level = np.abs(expected) <= 10 * ROUND_OFF * before + noise
-    level &= after <= before * (1 + ROUND_OFF) + noise
+    total = problem.w.sum(axis=-1)
+    noise = NOISE * np.sqrt(2 * before * total) + NOISE**2 * total  # of the objective, at most
+    level = (np.abs(expected) <= 10 * noise) & (after <= before + noise)
     taken = (after < before) | level
     state.theta[active[taken]] = trial[taken]
     state.r[active[taken]] = r[taken]
@@ -155,7 +154,7 @@ def _advance(
     gain = np.where(taken, before - after, 0.0)
     state.damping[active] = np.where(level, 0.0, _next_damping(damping, taken, gain, expected))
     state.exact[active] = np.where(exact, taken, ~taken | (gain < SLOW * before))
-    still = np.abs(expected) <= tolerance * before + noise
+    still = np.abs(expected) <= tolerance * before + 10 * NOISE**2 * total
     settled = exact & (damping == 0) & still & (pivot > -SADDLE)
     state.converged[active] = settled
     return settled | (state.damping[active] > HOPELESS)

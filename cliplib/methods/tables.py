@@ -256,7 +256,7 @@ def coverage(path: Path = DATA / "coverage.csv") -> pd.DataFrame:
     right: 93 to 97% of the studies hold the truth; too short: fewer; too long: more.
     """
     if not path.is_file():
-        raise InputError(f"no {path}: run `python -m cliplib.laws.coverage` (hours)")
+        raise InputError(f"no {path}: run `make coverage` (half an hour)")
     table = pd.read_csv(path)
     low, high = RIGHT
     verdict = np.where(table["coverage"] < low, "too short", "right")

@@ -1,0 +1,77 @@
+"""Run jobs, print a table, write JSON: ``python -m cliplib.bench [JOB ...] [--out FILE]``."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # before numpy is there: one thread, for us and for peers
+
+from cliplib import InputError  # noqa: E402
+from cliplib.bench.measure import Row, all_jobs, commit, machine  # noqa: E402
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the jobs asked for, or all; returns 1 if one failed, 2 for an unknown one."""
+    parser = argparse.ArgumentParser(
+        prog="cliplib.bench",
+        description="Measure cliplib beside what others would run.",
+        epilog="example: python -m cliplib.bench fit_global --out bench.json",
+    )
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"{', '.join(all_jobs())} (all)")
+    parser.add_argument("--out", type=Path, help="write the rows here as JSON")
+    args = parser.parse_args(arguments)
+    try:
+        rows, failed = run(args.jobs)
+    except InputError as error:
+        print(f"cliplib.bench: {error}", file=sys.stderr)
+        return 2
+    if args.out and rows:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(report(rows), indent=2) + "\n", encoding="utf-8")
+    return 1 if failed else 0
+
+
+def run(names: Sequence[str] = ()) -> tuple[list[Row], list[str]]:
+    """The rows of these jobs (none: all), printed as they come, and the jobs that failed."""
+    jobs = all_jobs()
+    unknown = [name for name in names if name not in jobs]
+    if unknown:
+        raise InputError(f"unknown job '{unknown[0]}'; known: {', '.join(jobs)}")
+    rows: list[Row] = []
+    failed = []
+    for name in names or jobs:
+        try:
+            for row in jobs[name]():
+                print(line(row), flush=True)
+                rows.append(row)
+        except Exception as error:  # a job may fail in any way; the others still run
+            failed.append(name)
+            print(f"{name}: failed: {type(error).__name__}: {error}", file=sys.stderr)
+    return rows, failed
+
+
+def line(row: Row) -> str:
+    """A row for people."""
+    peer = "-" if row.peer is None else f"{row.peer:.4g}"
+    ratio = "" if row.ratio is None else f"{row.ratio:.4g} times"
+    return f"{row.job:20} peer {peer:>9}  ours {row.ours:>9.4g} {row.unit:9} {ratio:13} {row.case}"
+
+
+def report(rows: Sequence[Row]) -> dict[str, object]:
+    """What is written: machine, commit, date, rows."""
+    return {
+        "machine": machine(),
+        "commit": commit(),
+        "date": date.today().isoformat(),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
