@@ -50,7 +50,7 @@ def predict(
     >>> law = fit("power", [1, 10, 100, 1000], [0.80, 0.42, 0.19, 0.10])
     >>> at = predict(law, [1e4], kind="new")
     >>> [round(float(v[0]), 3) for v in (at.low, at.value, at.high)]
-    [0.035, 0.049, 0.068]
+    [0.035, 0.049, 0.067]
     """
     if kind not in KINDS:
         raise InputError(f"unknown kind of prediction '{kind}'; known: {', '.join(KINDS)}")

@@ -15,10 +15,10 @@ from cliplib.laws.inputs import Array
 
 RIDGE = 1e-12  # of the unit diagonal: two columns that the data cannot tell apart
 SMALLEST_FACTOR = 1e-8  # of its share of E; ln 0 is no start
-STEPS = 40
+STEPS = 16
 SETTLED = 1e-8  # gain / score
 GIVE_UP = 1e6  # damping at which no step helps
-MEETINGS = (3, 6, 10, 15, 25)  # steps after which rows in one valley go on as one
+MEETINGS = (3, 6, 10)  # steps after which rows in one valley go on as one
 SAME_SCORE, SAME_PLACE = 1e-4, 1e-2  # relative
 
 

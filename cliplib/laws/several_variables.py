@@ -43,7 +43,7 @@ def chinchilla() -> Law:
         logged=("A", "B"),
         total=total,
         starts=lambda x, y, w: sum_starts(total, cells(x, 14), box, x, y, w, count=8),
-        batch_starts=lambda x, y, W: sum_batch_starts(total, cells(x, 12), x, y, W),
+        batch_starts=lambda x, y, W: sum_batch_starts(total, cells(x, 10), x, y, W),
         lower=box[0],
         upper=box[1],
     )
