@@ -91,6 +91,7 @@ class FitReport:
                 "kind": self.draws.kind,
                 "seed": self.draws.seed,
                 "failed": self.draws.failed,
+                "warnings": list(self.draws.warnings),
             }
         if self.profiles:
             report["profile"] = {p.param: [p.low, p.high] for p in self.profiles}
@@ -173,6 +174,8 @@ class FitReport:
         ]
         if self.draws is not None and self.draws.failed:
             lines.append(f"- bootstrap samples that could not be fitted: {self.draws.failed}")
+        if self.draws is not None:
+            lines += [f"- warning: {text}" for text in self.draws.warnings]
         if self.held_out is None:
             lines.append("- held-out larger runs: not scored")
         return lines

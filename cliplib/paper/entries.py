@@ -14,7 +14,8 @@ def entries_html(rows: pd.DataFrame, head: str, fields: dict[str, str]) -> str:
     rows: columns id, chapter (a page in the same folder), `head` and those of `fields` (column ->
     label). Text is escaped; an empty field is left out.
     """
-    return "".join(_entry(row, head, fields) for row in rows.to_dict("records"))
+    entries = "".join(_entry(row, head, fields) for row in rows.to_dict("records"))
+    return f'<div class="entries">{entries}</div>'
 
 
 def _entry(row: Mapping[Hashable, object], head: str, fields: dict[str, str]) -> str:
