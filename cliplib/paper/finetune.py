@@ -36,6 +36,19 @@ SLIDES = {
     "L/14": (87.78, 88.17),
     "H/14": (87.59, 88.50),
 }
+#: The fine-tuned checkpoints that the paper's page lists, by timm's names. Those that end at
+#: ImageNet-12k have a classifier of its classes, and so no score on ImageNet-1k.
+PAPER_PAGE = (
+    "vit_base_patch32_clip_224.laion2b_ft_in1k",
+    "vit_large_patch14_clip_224.laion2b_ft_in1k",
+    "vit_large_patch14_clip_224.laion2b_ft_in12k",
+    "vit_large_patch14_clip_224.laion2b_ft_in12k_in1k",
+    "vit_large_patch14_clip_336.laion2b_ft_in12k_in1k",
+    "vit_huge_patch14_clip_224.laion2b_ft_in1k",
+    "vit_huge_patch14_clip_224.laion2b_ft_in12k",
+    "vit_huge_patch14_clip_224.laion2b_ft_in12k_in1k",
+    "vit_huge_patch14_clip_336.laion2b_ft_in12k_in1k",
+)
 #: The run whose image tower each size started from: the paper's longest on LAION-2B, and OpenAI's.
 RUNS = {
     ("LAION-2B", scale): f"openclip/{scale.replace('/', '-')}/LAION-2B/34B" for scale in SCALES
@@ -167,6 +180,15 @@ def mean_differences(
             "up": (values > 0).sum().to_numpy(),
         }
     )
+
+
+def paper_page(table: pd.DataFrame) -> pd.DataFrame:
+    """The checkpoints of `PAPER_PAGE`: model, img_px, infer_gmacs, in1k_top1, robust4_mean.
+
+    table: from `towers`; percent. The scores of a checkpoint without ImageNet-1k classes are nan.
+    """
+    columns = ["img_px", "infer_gmacs", "in1k_top1", "robust4_mean"]
+    return table.set_index("model").reindex(list(PAPER_PAGE))[columns].reset_index()
 
 
 # -------------------------------------------------------------------------------- slides, eight tasks

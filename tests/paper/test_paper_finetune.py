@@ -186,3 +186,10 @@ def test_the_settings_table_says_what_was_not_published():
     assert table.columns[1] == "base/32, 224 px, laion2b_ft_in1k"
     row = table.set_index("setting").loc["ema_decay"]
     assert (row == "not published").sum() == 2
+
+
+def test_the_checkpoints_of_the_papers_page_are_found_and_two_end_at_imagenet_12k(towers):
+    page = paper_finetune.paper_page(towers)
+    unscored = page[page["in1k_top1"].isna()]["model"]
+    assert len(page) == 9 and list(unscored.str.endswith("ft_in12k")) == [True, True]
+    assert page["in1k_top1"].max() == pytest.approx(88.634)
