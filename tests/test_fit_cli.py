@@ -3,6 +3,8 @@
 import argparse
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from cliplib import InputError, published
@@ -67,6 +69,72 @@ def test_curved_law_with_chance_and_free_takeoff(capsys, tmp_path):
     fit(*ask, "--takeoff", "free")
     out = json.loads(capsys.readouterr().out)
     assert out["params"]["takeoff"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.fixture
+def language_runs(tmp_path):
+    """Losses over N and D about a known additive law; the first row is far off."""
+    rng = np.random.default_rng(0)
+    N, D = (
+        np.exp(rng.uniform(np.log(low), np.log(high), 60))
+        for low, high in ((5e7, 1e10), (1e9, 3e11))
+    )
+    loss = (1.8 + 480 / N**0.35 + 2000 / D**0.37) * np.exp(0.002 * rng.standard_normal(60))
+    loss[0] = 9.0
+    path = tmp_path / "language.csv"
+    pd.DataFrame({"size": N, "tokens": D, "loss": loss}).to_csv(path, index=False)
+    return [path, "--law", "chinchilla", "--x", "size,tokens", "--y", "loss", "--json"]
+
+
+def test_an_additive_law_with_a_dropped_run_a_robust_loss_and_a_bootstrap(capsys, language_runs):
+    fit(*language_runs, "--loss", "huber:1e-3", "--drop-largest-loss", 1, "--bootstrap", 40)
+    out = json.loads(capsys.readouterr().out)
+    assert (out["n"], out["n_runs"], out["loss"]) == (59, 59, "huber:0.001")
+    assert [row["run"] for row in out["excluded"]] == ["line 2"]
+    assert out["params"]["alpha"] == pytest.approx(0.35, abs=0.03)
+    assert (
+        set(out["params"]) == set(out["se"]) == set(out["ci"]) == {"A", "B", "E", "alpha", "beta"}
+    )
+    low, high = out["profile"]["E"]
+    assert low < out["params"]["E"] < high and low < 1.8 < high
+    assert [row["choice"] for row in out["sensitivity"]] == [
+        "l2",
+        "huber:0.01",
+        "huber:0.001",
+        "lad",
+    ]
+    assert len(out["x_range"]) == 2
+
+
+def test_what_the_author_states_is_printed_and_the_rest_is_named_as_missing(capsys, language_runs):
+    fit(*language_runs, "--state", "tuning=every rung swept")
+    out = json.loads(capsys.readouterr().out)
+    assert out["statements"] == {"tuning": "every rung swept"}
+    assert out["not_stated"] == ["counting", "schedule"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--x", "size"], "law chinchilla needs 2 columns .N,D.: --x size names 1"),
+        (["--x", "size,words"], "no column words in"),
+        (["--x", "size,size"], "columns N and D move together"),
+        (["--loss", "l1"], "unknown loss 'l1'"),
+        (["--drop-largest-loss", 60], "--drop-largest-loss 60: there are 60 runs"),
+        (["--frontier", "bins"], "the frontier 'bins' needs one x"),
+        (["--state", "weather=fine"], "--state weather=fine: expected KEY=TEXT"),
+    ],
+)
+def test_a_law_in_two_variables_refuses_in_words(language_runs, extra, message):
+    with pytest.raises(InputError, match=message):
+        fit(*language_runs, *extra)
+
+
+def test_the_degenerate_stochastic_frontier_is_refused_and_the_quantile_is_not(capsys):
+    fit(FIGURE1, *IMAGENET, "--frontier", "quantile", "--tau", 0.2, "--json")
+    assert json.loads(capsys.readouterr().out)["loss"] == "quantile:0.2"
+    with pytest.raises(InputError, match="the stochastic frontier is degenerate here"):
+        fit(FIGURE1, *IMAGENET, "--frontier", "sfa")
 
 
 def test_a_loss_may_exceed_one(capsys, tmp_path):

@@ -156,16 +156,10 @@ def forecast(runs: pd.DataFrame, metric: str = "in1k_top1", how: str = "bins") -
     """
     recipe = laws.Recipe("power", how)
     law, draws = recipe.fit(runs), laws.bootstrap(recipe, runs, DRAWS)
-    alpha, ln_beta = draws.values[:, 0], np.log(draws.values[:, 1])
-    scatter = law.residuals * np.sqrt(law.n / law.dof)
     rows = []
     for model in later_models():
-        centre = ln_beta + alpha * np.log(model["C"])
-        bounds = [
-            np.quantile(values, [0.975, 0.025])
-            for values in (centre, np.add.outer(centre, scatter))
-        ]
-        errors = [law.predict(model["C"])[0], *np.exp(bounds).ravel()]
+        line, new = (laws.predict(law, [model["C"]], draws, kind) for kind in ("mean", "new"))
+        errors = [line.value[0], line.high[0], line.low[0], new.high[0], new.low[0]]
         score = _later(LATER[model["key"]][1])[metric]
         rows.append((model["name"], *(100 * (1 - np.array(errors))), 100 * score))
     columns = ["model", "predicted", "low", "high", "new_low", "new_high", "published"]
