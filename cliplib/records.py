@@ -27,8 +27,8 @@ SCHEMA_VERSION = 1
 PACKAGE = Path(__file__).parent
 
 #: Modules (and data) whose code decides the numbers of a training run and of its evaluation.
-TRAIN_CODE = ("data.py", "model.py", "train.py", "tokenizer/tokenizer.json")
-EVALUATE_CODE = (*TRAIN_CODE[:2], "evaluate", TRAIN_CODE[3])
+TRAIN_CODE = ("data", "model.py", "train", "tokenizer/tokenizer.json")
+EVALUATE_CODE = ("data", "model.py", "evaluate", "tokenizer/tokenizer.json")
 
 #: Fields that may differ between two equal runs: when, where and how fast, never what came out.
 VOLATILE = frozenset(

@@ -15,7 +15,10 @@ from safetensors.torch import load_file
 
 from cliplib import InputError, model, records
 from cliplib.ladder import run_spec
-from cliplib.train import World, _Loop, lr_at, train
+from cliplib.train import train
+from cliplib.train.loop import _Loop
+from cliplib.train.optimiser import lr_at
+from cliplib.train.world import World
 
 STEPS = 24
 
@@ -75,7 +78,7 @@ def test_another_configuration_in_the_same_folder_starts_over(corpus, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from cliplib import train as t
+from cliplib.train import loop as t
 from cliplib.data import open_corpus
 from cliplib.ladder import run_spec
 run = run_spec("smoke", "XXS", {samples}, data_scale="2k", batch_size=32)

@@ -11,10 +11,9 @@ import gzip
 import hashlib
 import io
 import json
-import sys
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from cliplib import InputError
+from cliplib.data.samples import samples
 from cliplib.records import write_atomic
 
 MAX_BAD_SHARE = 0.01
@@ -91,60 +91,6 @@ def open_corpus(folder: Path | str) -> Corpus:
         raise InputError(
             f"{path}: damaged ({error}); build the corpus again: make corpus"
         ) from None
-
-
-# ------------------------------------------------------------------------------------------ samples
-
-
-def samples(urls: Sequence[str], bad: Counter[str]) -> Iterator[dict[str, Any]]:
-    """Stream decoded samples of webdataset shards in order (local paths, http, ``pipe:`` commands).
-
-    Yields ``{"key", "image" (px, px, 3) uint8, "text", "json"}``. A sample that cannot be used is
-    counted in ``bad`` by kind; what is in it is left out.
-    """
-    import webdataset as wds
-
-    def broken(error: Exception) -> bool:
-        bad["unreadable shard"] += 1
-        print(f"warning: {error}", file=sys.stderr)
-        return True
-
-    stream = wds.DataPipeline(
-        wds.SimpleShardList(list(urls)), wds.tarfile_to_samples(handler=broken)
-    )
-    for raw in stream:
-        decoded = _decode(raw, bad)
-        if decoded is not None:
-            yield decoded
-
-
-def _decode(raw: dict[str, Any], bad: Counter[str]) -> dict[str, Any] | None:
-    image_bytes = next((raw[kind] for kind in ("png", "jpg", "jpeg", "webp") if kind in raw), None)
-    if image_bytes is None or "txt" not in raw:
-        bad["no image" if image_bytes is None else "no caption"] += 1
-        return None
-    try:
-        text = raw["txt"].decode()
-        image = _on_white(image_bytes)
-        about = json.loads(raw["json"]) if "json" in raw else {}
-    except UnicodeDecodeError:
-        bad["caption is no UTF-8"] += 1
-    except json.JSONDecodeError:
-        bad["json is damaged"] += 1
-    except (OSError, ValueError, SyntaxError):
-        bad["image cannot be decoded"] += 1
-    else:
-        return {"key": raw["__key__"], "image": image, "text": text, "json": about}
-    return None
-
-
-def _on_white(image_bytes: bytes) -> np.ndarray:
-    """Image bytes -> (height, width, 3) uint8; transparency becomes white, as on a page."""
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(image_bytes)).convert("RGBA")
-    page = Image.new("RGBA", image.size, "white")
-    return np.asarray(Image.alpha_composite(page, image).convert("RGB"))
 
 
 # --------------------------------------------------------------------------------- a split in memory
@@ -284,60 +230,3 @@ def training_pairs(corpus: Corpus, data_scale: str, label: str = "all") -> Pairs
     return pairs.take(rows[:wanted])
 
 
-# ------------------------------------------------------------------------------------------ batches
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Which pairs are in a batch: row ``indices`` (batch_size,), and how many deferrals so far."""
-
-    indices: np.ndarray
-    deferred: int
-
-
-def batches(concepts: Sequence[str], batch_size: int, seed: int) -> Iterator[Batch]:
-    """Endless batches of an epoch shuffle in which no concept occurs twice in a batch.
-
-    Every epoch is a fresh permutation and no pair is dropped or repeated: one whose concept is already
-    in the batch waits for the next batch that is free of it. Epochs follow each other without a gap,
-    so a batch may end one and begin the next. The sequence depends on the arguments alone: to resume
-    at step k, skip k batches.
-
-    Raises:
-        InputError: some concept is so frequent that it cannot be spread over the batches of an epoch.
-    """
-    names, ids = np.unique(np.asarray(concepts), return_inverse=True)
-    most = np.bincount(ids)
-    if most.max() * batch_size > len(ids):
-        raise InputError(
-            f"batch size {batch_size} is too large for {len(ids):,} pairs: {names[most.argmax()]!r} occurs "
-            f"{most.max()} times and may occur once a batch; use at most {len(ids) // most.max()}"
-        )
-    stream, waiting, deferred = _epochs(len(ids), seed), deque[int](), 0
-    while True:
-        chosen: list[int] = []
-        present: set[int] = set()
-        still: deque[int] = deque()
-        while len(chosen) < batch_size:
-            index = waiting.popleft() if waiting else next(stream)
-            if ids[index] in present:
-                still.append(index)
-            else:
-                present.add(ids[index])
-                chosen.append(index)
-        deferred += len(still)
-        still.extend(waiting)
-        waiting = still
-        yield Batch(np.asarray(chosen), deferred)
-
-
-def _epochs(n: int, seed: int) -> Iterator[int]:
-    epoch = 0
-    while True:
-        yield from np.random.default_rng([seed, epoch]).permutation(n).tolist()
-        epoch += 1
-
-
-def caption_choice(counts: np.ndarray, seed: int, step: int) -> np.ndarray:
-    """Which of its captions each pair of a batch shows at this step: (batch,) integers below ``counts``."""
-    return (np.random.default_rng([seed, step, 1]).random(len(counts)) * counts).astype(np.int64)

@@ -7,14 +7,13 @@ for bit on a CPU, as if nothing had happened.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -29,17 +28,14 @@ from cliplib import InputError, ladder, model, records
 from cliplib.data import (
     Batch,
     Corpus,
-    Pairs,
     batches,
-    caption_choice,
-    decoded_file,
-    load_split,
     training_pairs,
 )
 from cliplib.ladder import RunSpec
+from cliplib.train.captions import Captions
+from cliplib.train.optimiser import adamw, set_lr
+from cliplib.train.world import World
 
-BETAS = (0.9, 0.98)
-EPS = 1e-6
 CLIP_NORM = 1.0
 MAX_LOGIT_SCALE = 100.0
 LOG_LINES = 200  # lines of metrics.jsonl per run; checkpoints fall on them
@@ -115,41 +111,6 @@ def _locked(folder: Path, world: World) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class World:
-    """The processes of a run: this one's rank, and how many there are."""
-
-    rank: int = 0
-    size: int = 1
-
-    @classmethod
-    def join(cls) -> World:
-        """Join the process group that torchrun describes in the environment; alone without torchrun."""
-        size = int(os.environ.get("WORLD_SIZE", 1))
-        if size == 1:
-            return cls()
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        return cls(torch.distributed.get_rank(), size)
-
-    def leave(self) -> None:
-        """Leave the process group, if there is one."""
-        if self.size > 1:
-            torch.distributed.destroy_process_group()
-
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean of a scalar over the processes, the same on each."""
-        if self.size > 1:
-            torch.distributed.all_reduce(value)
-        return value / self.size
-
-    def share(self, batch: np.ndarray) -> np.ndarray:
-        """This process's part of a global batch: a contiguous slice of equal length."""
-        part = len(batch) // self.size
-        return batch[self.rank * part : (self.rank + 1) * part]
-
-
 # ----------------------------------------------------------------------------------------- the loop
 
 
@@ -186,7 +147,7 @@ class _Loop:
             else "cpu"
         )
         self.pairs = training_pairs(corpus, run.data_scale, run.corpus)
-        self.tokens = _Captions(corpus, self.pairs, self.rung.context_length)
+        self.tokens = Captions(corpus, self.pairs, self.rung.context_length)
         self.clip = model.create(self.rung, run.seed, how.attention).to(self.device)
         self.towers = _distribute(model.Towers(self.clip), world)
         self.loss = ClipLoss(
@@ -343,67 +304,6 @@ class _Loop:
 
 
 # ------------------------------------------------------------------------------------ pieces of it
-
-
-class _Captions:
-    """Token ids of all captions of the training pairs, and the draw of one a pair."""
-
-    def __init__(self, corpus: Corpus, pairs: Pairs, context_length: int) -> None:
-        flat, counts = caption_tokens(corpus, context_length)
-        first = np.cumsum(counts) - counts
-        self.flat, self.counts, self.first = flat, counts[pairs.rows], first[pairs.rows]
-
-    def of(self, indices: np.ndarray, seed: int, step: int) -> np.ndarray:
-        """Token ids (batch, context) of one caption a pair, drawn anew at each step."""
-        return self.flat[self.first[indices] + caption_choice(self.counts[indices], seed, step)]
-
-
-def caption_tokens(corpus: Corpus, context_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Captions of the whole training split as token ids, tokenized once and kept beside the shards.
-
-    Returns:
-        (captions, context_length) int16, in shard order; and (pairs,) how many captions each has.
-    """
-    made_by = records.digest((model.TOKENIZER / model.TOKENIZER_FILES[0]).read_bytes())
-    path = decoded_file(corpus, "train", f"tokens-{context_length}-{made_by}.npz")
-    if not path.exists():
-        captions = load_split(corpus, "train").captions
-        flat = model.tokenize([c for several in captions for c in several], context_length)
-        buffer = io.BytesIO()
-        np.savez(buffer, flat=flat, counts=np.array([len(several) for several in captions]))
-        records.write_atomic(path, buffer.getvalue())
-    with np.load(path) as arrays:
-        return arrays["flat"], arrays["counts"]
-
-
-def adamw(clip: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (0.9, 0.98) that decays matrices only: no biases, gains, or temperature."""
-    named = list(clip.named_parameters())
-    matrices = [p for name, p in named if p.ndim >= 2]
-    others = [p for name, p in named if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=EPS, fused=True)
-
-
-def lr_at(run: RunSpec, step: int, steps: int) -> float:
-    """Learning rate of a step (from 0): linear warm-up over the run's fraction, then a cosine to zero.
-
-    Both are fitted to this run's own length, as in the paper (section 3.1): a shorter run is a run of
-    its own, never a longer one cut off.
-    """
-    warmup = max(1, round(run.warmup_fraction * steps))
-    if step < warmup:
-        return run.lr * (step + 1) / warmup
-    return run.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def set_lr(optimiser: torch.optim.Optimizer, run: RunSpec, step: int, steps: int) -> None:
-    """Set every parameter group to the learning rate of this step."""
-    for group in optimiser.param_groups:
-        group["lr"] = lr_at(run, step, steps)
 
 
 def _distribute(towers: nn.Module, world: World) -> nn.Module:
