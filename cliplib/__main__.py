@@ -69,8 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `cliplib ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except ConnectionError as error:  # a process of a run was lost; the message names it
+        print(f"cliplib: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         print(
             f"cliplib: no space left on the disk; free some and run it again ({error})",

@@ -21,6 +21,7 @@ from cliplib.rungs import (
     CONTEXT_LENGTH,
     CPU_RUNGS,
     EOS_ID,
+    PHOTO_RUNGS,
     PUBLISHED_RUNGS,
     RUNGS,
     TABLE,
@@ -46,6 +47,7 @@ __all__ = [
     "DATA_SCALES",
     "EOS_ID",
     "LEARNING_RATES",
+    "PHOTO_RUNGS",
     "PUBLISHED_RUNGS",
     "RUNGS",
     "SCALES",
@@ -74,6 +76,7 @@ DATA_SCALES = {  # the nested subsets that each corpus comes in
     "colour": ("2k", "8k", "32k", "all"),
     "mono": ("2k", "8k", "32k", "all"),
     "laion": ("80M", "400M", "2B"),
+    "shards": ("all",),  # the user's own image-text shards
 }
 
 LEARNING_RATES: dict[str, float] = TABLE["learning_rates"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +47,18 @@ STD = (0.35, 0.35, 0.35)
 
 @dataclass(frozen=True)
 class Numerics:
-    """How the arithmetic is done: ``dtype`` of autocast, ``attention`` "plain" or "fused", and why."""
+    """How the arithmetic is done, and why.
+
+    Attributes:
+        precision: "bf16" or "fp32" of matrix products.
+        attention: "plain" or "fused", where open_clip's modules run.
+        path: how training computes a step: "fast" (`cliplib.fast`) or "torch" (autograd).
+        reason: one clause.
+    """
 
     precision: str
     attention: str
+    path: str
     reason: str
 
     @property
@@ -61,9 +69,11 @@ class Numerics:
 
 #: The one visible table (hardware -> numerics). Rows are tried from the top.
 NUMERICS = {
-    "cuda": Numerics("bf16", "fused", "tensor cores; torch's fused attention"),
-    "cpu-bf16": Numerics("bf16", "plain", "bf16 matmuls in hardware; fused bf16 backward is slow"),
-    "cpu": Numerics("fp32", "plain", "no bf16 matmuls in hardware"),
+    "cuda": Numerics("bf16", "fused", "torch", "tensor cores; torch's fused attention"),
+    "cpu-bf16": Numerics(
+        "bf16", "plain", "fast", "bf16 matmuls in hardware; fused bf16 backward is slow"
+    ),
+    "cpu": Numerics("fp32", "plain", "fast", "no bf16 matmuls in hardware"),
 }
 
 
@@ -80,7 +90,7 @@ def numerics(precision: str | None = None) -> Numerics:
     else:
         can = torch.cpu.get_capabilities()
         row = NUMERICS["cpu-bf16" if can.get("avx512_bf16") or can.get("amx_bf16") else "cpu"]
-    return row if precision is None else Numerics(precision, row.attention, "chosen by the user")
+    return row if precision is None else replace(row, precision=precision, reason="as asked for")
 
 
 class PlainAttention(nn.Module):
@@ -170,17 +180,36 @@ def encode_text(clip: CLIP, tokens: Tensor) -> Tensor:
         return F.normalize(clip.encode_text(tokens).float(), dim=-1)
     x = clip.token_embedding(tokens) + clip.positional_embedding[:length]  # (B, L, W)
     x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
-    end = (tokens == clip.text_eos_id).int().argmax(dim=-1)
+    end = ends(clip, tokens)
     pooled = x[torch.arange(len(x), device=x.device), end] @ clip.text_projection
     return F.normalize(pooled.float(), dim=-1)
 
 
-def normalise(images: np.ndarray | Tensor) -> Tensor:
+def ends(clip: CLIP, tokens: Tensor) -> Tensor:
+    """Where each caption ends: (B,) places of end-of-text in tokens (B, L), as open_clip finds them."""
+    if clip.text_pool_type == "argmax":  # CLIP's own vocabulary: the highest id
+        return tokens.argmax(dim=-1)
+    return (tokens == clip.text_eos_id).int().argmax(dim=-1)
+
+
+def normalise(
+    images: np.ndarray | Tensor,
+    mean: tuple[float, ...] = MEAN,
+    std: tuple[float, ...] = STD,
+) -> Tensor:
     """Grey levels (B, px, px, 3) uint8 -> network input (B, 3, px, px) float32."""
     x = torch.as_tensor(images).permute(0, 3, 1, 2).float().div_(255)
-    return (
-        x.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1)).contiguous()
-    )
+    centre, spread = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (mean, std))
+    return x.sub_(centre).div_(spread).contiguous()
+
+
+def statistics(rung: Rung) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and spread of the colours that a rung's pictures are normalised by: icons', or CLIP's."""
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    if rung.vocab_size == VOCAB_SIZE:
+        return MEAN, STD
+    return tuple(OPENAI_DATASET_MEAN), tuple(OPENAI_DATASET_STD)
 
 
 # ---------------------------------------------------------------------------------------- tokenizer
@@ -192,6 +221,24 @@ def tokenizer() -> Tokenizer:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(TOKENIZER / TOKENIZER_FILES[0]))
+
+
+def tokens_for(rung: Rung, captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Captions -> token ids (n, context) in the rung's vocabulary, and their lengths (n,) to the end."""
+    if rung.vocab_size == VOCAB_SIZE:
+        ids, end = tokenize(captions, rung.context_length), EOS_ID
+    else:
+        ids = _clip_tokenizer()(list(captions), rung.context_length).numpy()
+        end = rung.vocab_size - 1
+    return ids, (ids == end).argmax(1) + 1
+
+
+@cache
+def _clip_tokenizer() -> Any:
+    """CLIP's own tokenizer, which comes with open_clip."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
 
 
 def tokenize(captions: Sequence[str], context_length: int = 16) -> np.ndarray:
@@ -239,28 +286,26 @@ def train_tokenizer(captions: Sequence[str], folder: Path, vocab_size: int = VOC
 # -------------------------------------------------------------------------------------- save, load
 
 
-def save(clip: CLIP, config: dict[str, Any], folder: Path) -> None:
+def save(clip: CLIP, rung: Rung, folder: Path) -> None:
     """Write weights, configuration and tokenizer so that ``open_clip`` opens ``local-dir:folder``."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in clip.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(TOKENIZER / name, folder / name)
-    text = {
-        **config["text_cfg"],
-        "hf_tokenizer_name": "icon-bpe",
-    }  # not empty: open_clip looks in the folder
-    document = {
-        "model_cfg": {**config, "text_cfg": text},
-        "preprocess_cfg": {
-            "mean": MEAN,
-            "std": STD,
-            "interpolation": "bicubic",
-            "resize_mode": "shortest",
-        },
+    weights = {
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for name, value in clip.state_dict().items()
     }
+    aside = folder / f".{WEIGHTS}.tmp"
+    save_file(weights, aside)
+    aside.replace(folder / WEIGHTS)
+    config = model_config(rung)
+    if rung.vocab_size == VOCAB_SIZE:
+        for name in TOKENIZER_FILES:
+            shutil.copyfile(TOKENIZER / name, folder / name)
+        config["text_cfg"]["hf_tokenizer_name"] = "icon-bpe"  # set: open_clip looks in the folder
+    mean, std = statistics(rung)
+    how = {"mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
+    document = {"model_cfg": config, "preprocess_cfg": how}
     (folder / CONFIG).write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -26,9 +26,17 @@ SCHEMA_VERSION = 1
 
 PACKAGE = Path(__file__).parent
 
+# fmt: off
 #: Modules (and data) whose code decides the numbers of a training run and of its evaluation.
-TRAIN_CODE = ("data", "model.py", "train", "tokenizer/tokenizer.json")
-EVALUATE_CODE = ("data", "model.py", "evaluate", "tokenizer/tokenizer.json")
+TRAIN_CODE = (
+    "data", "fast", "model.py", "tokenizer/tokenizer.json",
+    *(f"train/{name}.py" for name in
+      ("captions", "engines", "feeds", "loop", "loss", "optimiser", "world")),
+)
+EVALUATE_CODE = (
+    "data/corpus.py", "data/samples.py", "model.py", "evaluate", "tokenizer/tokenizer.json",
+)
+# fmt: on
 
 #: Fields that may differ between two equal runs: when, where and how fast, never what came out.
 VOLATILE = frozenset(

@@ -28,6 +28,7 @@ IMAGE_PX = 32
 HEAD_WIDTH = 32
 CLIP_VOCAB_SIZE = 49408
 CLIP_CONTEXT_LENGTH = 77
+PHOTO_PX, PHOTO_PATCH_PX, PHOTO_HEAD_WIDTH, PHOTO_CONTEXT_LENGTH = 112, 16, 64, 32
 
 LAYERNORM_OPS = 5  # per element: mean, centre, square, scale, shift
 BATCHNORM_OPS = 2  # per element, with running statistics
@@ -82,7 +83,9 @@ class Rung:
 
 
 def rung(name: str | Rung) -> Rung:
-    """The rung of that name, ``XXS`` to ``XL-4`` or a published one; a `Rung` is handed back.
+    """The rung of that name: ``XXS`` to ``XL-4``, ``P-XS`` to ``P-XL`` or a published one.
+
+    A `Rung` is handed back.
 
     >>> rung("M-4").vision
     Tower(width=128, layers=6, heads=4, mlp_ratio=4.0, layer_scale=None)
@@ -99,10 +102,24 @@ def rung(name: str | Rung) -> Rung:
 
 def _miniature(name: str, heads: int, patch_px: int) -> Rung:
     """A rung of the miniature from its one dial (the rule is written in ``ladder_table.toml``)."""
-    width = HEAD_WIDTH * heads
+    vision, text = _towers(heads, HEAD_WIDTH)
+    return Rung(name, IMAGE_PX, patch_px, vision, text, text.width, CONTEXT_LENGTH, VOCAB_SIZE)
+
+
+def _photo(name: str, heads: int) -> Rung:
+    """A rung for photographs with CLIP's own vocabulary, from the same rule."""
+    vision, text = _towers(heads, PHOTO_HEAD_WIDTH)
+    return Rung(
+        name, PHOTO_PX, PHOTO_PATCH_PX, vision, text, text.width,
+        PHOTO_CONTEXT_LENGTH, CLIP_VOCAB_SIZE,
+    )  # fmt: skip
+
+
+def _towers(heads: int, head_width: int) -> tuple[Tower, Tower]:
+    """Image and text tower that follow from the dial."""
+    width = head_width * heads
     vision = Tower(width, layers=max(3, 3 * heads // 2), heads=heads)
-    text = Tower(width, layers=max(2, heads), heads=heads)
-    return Rung(name, IMAGE_PX, patch_px, vision, text, width, CONTEXT_LENGTH, VOCAB_SIZE)
+    return vision, Tower(width, layers=max(2, heads), heads=heads)
 
 
 def _published(
@@ -127,7 +144,10 @@ CPU_RUNGS: dict[str, Rung] = {
 PUBLISHED_RUNGS: dict[str, Rung] = {
     name: _published(name, *row) for name, row in TABLE["published"].items()
 }
-RUNGS: dict[str, Rung] = CPU_RUNGS | PUBLISHED_RUNGS
+PHOTO_RUNGS: dict[str, Rung] = {
+    name: _photo(name, heads) for name, heads in TABLE["photo_dial"].items()
+}
+RUNGS: dict[str, Rung] = CPU_RUNGS | PHOTO_RUNGS | PUBLISHED_RUNGS
 
 
 # --------------------------------------------------------------------------------------- parameters

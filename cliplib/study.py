@@ -1,14 +1,18 @@
-"""Run a named scale: the grid, decided by content, executed by snakemake and papermill.
+"""Run a named scale: the grid, decided by content, executed by snakemake.
 
 ``make study SCALE=nano`` lands here. Runs whose records are current (same configuration, code and
-corpus) are left alone; the others go through ``notebooks/train.ipynb``, one notebook a run. What was
-killed goes on from its last checkpoint.
+corpus) are left alone; the others go through ``notebooks/train.ipynb``, one notebook a run, or, on
+your own shards, through ``torchrun -m cliplib train``. What was killed goes on from its last
+checkpoint. `cliplib.launch` places runs on machines; a dry run prints what would be started.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +23,9 @@ from typing import Any
 
 from cliplib import InputError
 from cliplib.ladder import RunSpec, scale
+from cliplib.launch import jobs
+from cliplib.launch.placement import Placement, place
+from cliplib.records import write_atomic
 
 ROOT = Path(__file__).parent.parent
 SNAKEFILE = ROOT / "notebooks" / "Snakefile"
@@ -65,19 +72,42 @@ def check_parameters(notebook: str, namespace: Mapping[str, Any]) -> None:
             )
 
 
-# ------------------------------------------------------------------------------------ called by snakemake
+# --------------------------------------------------------------------------------- what is to be done
 
 
-def stale_runs(scale_name: str, data: Path, runs: Path) -> list[RunSpec]:
-    """The runs of a scale whose records are absent or not current, cheapest first."""
+def stale_runs(
+    scale_name: str, data: Path, runs: Path, hashes: Mapping[str, str] | None = None
+) -> list[RunSpec]:
+    """The runs of a scale whose records are absent or not current, cheapest first.
+
+    On the icons in ``data`` both records count. On shards ``hashes`` has what `shards_hashes` gives,
+    and the training record alone counts, as no evaluation belongs to them.
+    """
     from cliplib.data import open_corpus
     from cliplib.records import is_current
 
     specs = scale(scale_name)
+    if hashes is not None:
+        current = {
+            one.run_id: is_current(runs / one.run_id, one, hashes[one.run_id]) for one in specs
+        }
+        return [spec for spec in specs if not current[spec.run_id]["train"]]
     if not (data / "manifest.json").exists():
         return specs
     corpus_hash = open_corpus(data).hash
     return [spec for spec in specs if not is_current(runs / spec.run_id, spec, corpus_hash)["eval"]]
+
+
+def shards_hashes(placed: list[Placement], urls: jobs.Shards) -> dict[str, str]:
+    """By run, the identity of its data that its training record will have."""
+    from cliplib.train.config import TrainConfig
+    from cliplib.train.feeds import data_hash
+
+    def one(each: Placement) -> str:
+        config = TrainConfig.from_dict(jobs.config(each, jobs.shard_source(each, urls)))
+        return data_hash(each.run, None, config.settings.data)
+
+    return {each.run.run_id: one(each) for each in placed}
 
 
 def papermill(notebook: str, output: Path, parameters: Mapping[str, object]) -> str:
@@ -108,17 +138,31 @@ def train_command(spec: RunSpec, data: Path, runs: Path) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``python -m cliplib study``."""
     parser.epilog = "example: python -m cliplib study --scale nano --cores 2"
-    parser.add_argument(
-        "--scale", required=True, help="a named grid of runs: smoke, nano, micro, gpu"
-    )
-    parser.add_argument(
-        "--cores", type=int, default=os.cpu_count(), help="cores to use (default: all)"
-    )
-    parser.add_argument("--data", type=Path, default=Path("data/icons"), help="the built corpus")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
-    parser.add_argument(
-        "--profile", type=Path, help="a snakemake profile, such as notebooks/profiles/slurm"
-    )
+    add = parser.add_argument
+    add("--scale", required=True, help="a named grid: smoke, nano, micro, gpu, paper")
+    add("--cores", type=int, help="cores to use (default: all, or as the profile says)")
+    add("--data", type=Path, default=Path("data/icons"), help="the built corpus")
+    add("--runs", type=Path, default=Path("runs"), help="where run folders go")
+    add("--profile", type=Path, help="a snakemake profile, such as notebooks/profiles/slurm")
+    big = parser.add_argument_group("bigger machines")
+    big.add_argument(
+        "--shards", action="append", metavar="[DATA_SCALE=]URL",
+        help="image-text shards of the scales gpu and paper: a folder, brace range, http, s3, pipe:",
+    )  # fmt: skip
+    big.add_argument("--gpus-per-node", type=int, help="default: 4 for paper, else 1")
+    big.add_argument("--gpus", type=int, help="for each run (default: as published, or one node)")
+    big.add_argument(
+        "--job-hours", type=float, default=jobs.JOB_HOURS,
+        help="longest job of your cluster; a longer run goes on in the next (default: %(default)g)",
+    )  # fmt: skip
+    big.add_argument(
+        "--torchrun", action="store_true",
+        help="train with torchrun in place of one notebook a run, as shards always are",
+    )  # fmt: skip
+    dry = parser.add_argument_group("dry run")
+    dry.add_argument("--dry-run", action="store_true", help="print runs, commands and costs only")
+    dry.add_argument("--out", type=Path, metavar="FILE.csv", help="write the table too")
+    dry.add_argument("--write", type=Path, metavar="DIR", help="write a config and a command a run")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -128,37 +172,122 @@ def run(args: argparse.Namespace) -> int:
         InputError: unknown scale, a study already under way here, or runs that failed.
     """
     specs = scale(args.scale)
+    placed = [place(spec, args.gpus_per_node, args.gpus) for spec in specs]
+    urls = jobs.shards(args.shards, specs) if args.shards else None
+    if urls and not jobs.on_shards(specs[0]):
+        raise InputError(f"scale {args.scale} trains on the icons in --data; leave out --shards")
+    if args.dry_run:
+        return _dry_run(args, placed, urls)
+    _check_arguments(args, placed, urls)
     data, runs = args.data.resolve(), args.runs.resolve()
+    urls = jobs.absolute(urls) if urls else None
+    hashes = shards_hashes(placed, urls) if urls else None
     with _alone(runs):
-        stale = stale_runs(args.scale, data, runs)
+        stale = stale_runs(args.scale, data, runs, hashes)
         print(
             f"study {args.scale}: {len(specs)} runs, {len(specs) - len(stale)} current, {len(stale)} to do",
             flush=True,
         )
         if stale:
-            _execute(args, stale, data, runs)
-    failed = stale_runs(args.scale, data, runs)
+            todo = [each for each in placed if each.run in stale]
+            _execute(args, [_job(args, each, urls, data, runs) for each in todo], data, runs)
+    failed = stale_runs(args.scale, data, runs, hashes)
     if failed:
         raise InputError(_failure(failed, len(specs), runs))
-    print(_summary(specs, runs))
+    print(_training_summary(specs, runs) if urls else _summary(specs, runs))
     return 0
 
 
-def _execute(args: argparse.Namespace, stale: list[RunSpec], data: Path, runs: Path) -> None:
-    for spec in stale:
-        (runs / spec.run_id / ".done").unlink(missing_ok=True)
+def _dry_run(args: argparse.Namespace, placed: list[Placement], urls: jobs.Shards | None) -> int:
+    from cliplib.launch import dryrun
+
+    folder, suffix = (args.write, ".json") if args.write else (args.runs, "/config.json")
+    rows = dryrun.table(placed, folder, suffix)
+    written = dryrun.write(placed, urls, args.data, args.write) if args.write else []
+    print(dryrun.report(args.scale, placed, rows))
+    if args.write:
+        print(f"\n{args.write}: {len(written)} configurations, each with its command")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_csv(args.out, index=False)
+        print(f"{args.out}: {len(rows)} rows")
+    return 0
+
+
+def _check_arguments(
+    args: argparse.Namespace, placed: list[Placement], urls: jobs.Shards | None
+) -> None:
+    """Refuse what cannot be started, before anything is."""
+    from cliplib.launch.dryrun import source
+
+    if args.out or args.write:
+        raise InputError("--out and --write belong to --dry-run; add it, or leave them out")
+    if args.job_hours <= 0:
+        raise InputError(
+            f"--job-hours {args.job_hours:g}: a job takes some time; give hours above 0"
+        )
+    source(placed[0], urls, args.data)
+    largest = max(placed, key=lambda each: each.nodes)
+    if largest.nodes > 1 and not args.profile:
+        raise InputError(
+            f"{largest.run.run_id} needs {largest.nodes} nodes; give --profile "
+            "notebooks/profiles/slurm, or --dry-run for the commands"
+        )
+    settings = args.profile / "config.yaml" if args.profile else None
+    if settings and not settings.exists():
+        raise InputError(f"--profile {args.profile}: no config.yaml there; see notebooks/profiles")
+    if settings and "executor: slurm" in settings.read_text() and not shutil.which("sbatch"):
+        raise InputError(
+            f"--profile {args.profile} submits to SLURM, and this machine has no sbatch; run it on "
+            "the login node of a cluster"
+        )
+
+
+def _job(
+    args: argparse.Namespace, placed: Placement, urls: jobs.Shards | None, data: Path, runs: Path
+) -> jobs.Job:
+    """The job of a run: its notebook, or torchrun with a configuration in the run's folder."""
+    from cliplib.launch.dryrun import source
+
+    web = jobs.on_shards(placed.run)
+    if not (web or args.torchrun):
+        resources: dict[str, int | str] = {"mem_mb": 4000, "runtime": 600}
+        return jobs.Job(placed.run.run_id, train_command(placed.run, data, runs), 1, resources)
+    folder = runs / placed.run.run_id
+    found = jobs.config(placed, source(placed, urls, data))
+    write_atomic(folder / "config.json", json.dumps(found, indent=1) + "\n")
+    job = jobs.job(
+        placed, folder / "config.json", folder,
+        job_hours=args.job_hours, evaluate_on=None if web else data,
+    )  # fmt: skip
+    if web and not args.profile:  # one after the other: they share this machine's GPUs
+        return dataclasses.replace(job, threads=args.cores or os.cpu_count() or 1)
+    return job
+
+
+def _execute(args: argparse.Namespace, todo: list[jobs.Job], data: Path, runs: Path) -> None:
+    for job in todo:
+        (runs / job.run_id / ".done").unlink(missing_ok=True)
     _decode(data)
+    absent = not (data / "manifest.json").exists()
+    grid = {
+        "runs": str(runs),
+        "corpus": papermill("corpus", runs / "corpus.ipynb", {"out": data}) if absent else "true",
+        "jobs": [dataclasses.asdict(job) for job in todo],
+    }
+    write_atomic(runs / ".study.json", json.dumps(grid, indent=1) + "\n")
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(runs),
-        "--cores", str(args.cores), "--nolock", "--keep-going", "--rerun-incomplete",
-        "--rerun-triggers", "input", "--quiet", "all",
-        "--config", f"scale={args.scale}", f"data={data}", f"runs={runs}",
+        "--configfile", str(runs / ".study.json"), "--nolock", "--keep-going",
+        "--rerun-incomplete", "--rerun-triggers", "input", "--quiet", "all",
     ]  # fmt: skip
     if args.profile:
         command += ["--workflow-profile", str(args.profile.resolve())]
+    if args.cores or not args.profile:
+        command += ["--cores", str(args.cores or os.cpu_count() or 1)]
     start = time.monotonic()
     subprocess.run(command, check=False)
-    print(f"study {args.scale}: {len(stale)} runs in {time.monotonic() - start:.0f} s", flush=True)
+    print(f"study {args.scale}: {len(todo)} runs in {time.monotonic() - start:.0f} s", flush=True)
 
 
 def _decode(data: Path) -> None:
@@ -195,7 +324,8 @@ def _failure(failed: list[RunSpec], total: int, runs: Path) -> str:
     lines = (
         [line for line in first.read_text().splitlines() if line.strip()] if first.exists() else []
     )
-    why = lines[-1].strip() if lines else "it left no log"
+    own = [line for line in lines if line.startswith("cliplib: ")]  # torchrun adds a page to it
+    why = (own or lines or ["it left no log"])[-1].strip().removeprefix("cliplib: ")
     return f"{len(failed)} of {total} runs did not finish; {failed[0].run_id}: {why} (log: {first})"
 
 
@@ -211,4 +341,24 @@ def _summary(specs: list[RunSpec], runs: Path) -> str:
         wide.pivot(index=columns, columns="measure", values="value")
         .reset_index()
         .to_string(index=False)
+    )
+
+
+def _training_summary(specs: list[RunSpec], runs: Path) -> str:
+    import pandas as pd
+
+    from cliplib.records import read_record
+
+    shown = (
+        "run_id",
+        "samples_seen",
+        "loss",
+        "logit_scale",
+        "samples_per_s",
+        "seconds",
+        "sessions",
+    )
+    found = [read_record(runs / spec.run_id / "train.json") for spec in specs]
+    return pd.DataFrame([{name: record[name] for name in shown} for record in found]).to_string(
+        index=False
     )

@@ -12,7 +12,7 @@ from cliplib.ladder import model_config, rung
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "checkpoint"
-    model.save(model.create(rung("XXS"), 0), model_config(rung("XXS")), folder)
+    model.save(model.create(rung("XXS"), 0), rung("XXS"), folder)
     return folder
 
 

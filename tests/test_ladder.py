@@ -75,7 +75,9 @@ def shapes(model):
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", [*ladder.CPU_RUNGS, *PAPER_RUNGS, "ViT-M-16-alt", "RN50x4"])
+@pytest.mark.parametrize(
+    "name", [*ladder.CPU_RUNGS, *ladder.PHOTO_RUNGS, *PAPER_RUNGS, "ViT-M-16-alt", "RN50x4"]
+)
 def test_open_clip_builds_the_same_number_of_parameters(name):
     model = on_meta(model_config(name))
     assert sum(p.numel() for p in model.parameters()) == params(name)
@@ -143,6 +145,20 @@ def test_patch_4_line_has_the_towers_of_the_patch_8_line(name):
     assert (fine.vision, fine.text) == (coarse.vision, coarse.text)
     assert (fine.patch_px, coarse.patch_px) == (4, 8)
     assert gmacs(fine) > 2.5 * gmacs(coarse)
+
+
+def test_photo_ladder_is_the_miniatures_rule_with_wider_heads():
+    photo = list(ladder.PHOTO_RUNGS.values())
+    assert [params(r) for r in photo] == sorted(params(r) for r in photo)
+    assert 30 < gmacs(photo[-1]) / gmacs(photo[0]) < 100
+    for r in photo:
+        twin = next(c for c in ladder.CPU_RUNGS.values() if c.vision.heads == r.vision.heads)
+        assert r.vision == dataclasses.replace(twin.vision, width=2 * twin.vision.width)
+        assert r.text == dataclasses.replace(twin.text, width=2 * twin.text.width)
+        assert (r.image_px, r.patch_px, r.context_length, r.vocab_size) == (112, 16, 32, 49_408)
+        assert (
+            "eos_id" not in model_config(r)["text_cfg"]
+        )  # CLIP's own end of text is its largest id
 
 
 def test_heads_divide_widths_and_patches_divide_images():
@@ -226,6 +242,22 @@ def test_micro_has_data_corpus_and_seed_arms():
     assert {run.seed for run in runs} == {0, 1, 2}
     main = [r for r in runs if (r.data_scale, r.corpus, r.seed) == ("all", "all", 0)]
     assert {rung(r.rung).patch_px for r in main} == {4, 8}
+
+
+def test_gpu_is_an_evening_on_the_users_own_photographs():
+    runs = scale("gpu")
+    assert {(run.corpus, run.data_scale) for run in runs} == {("shards", "all")}
+    assert {run.rung for run in runs} == set(ladder.PHOTO_RUNGS)
+    assert max(run.samples_seen for run in runs) <= 7 * 3_000_000  # passes over 3 million pairs
+    by_budget = {}
+    for run in runs:
+        by_budget.setdefault(round(math.log10(run.compute), 2), []).append(run)
+    assert 6 <= len(by_budget) <= 7 and runs[-1].compute / runs[0].compute > 200
+
+
+def test_photo_learning_rates_follow_their_rule():
+    for name, r in ladder.PHOTO_RUNGS.items():
+        assert ladder.LEARNING_RATES[name] == float(f"{1e-3 * math.sqrt(256 / r.text.width):.2g}")
 
 
 def test_smoke_is_a_handful_of_short_runs_of_the_smallest_rung():
@@ -328,6 +360,11 @@ def test_bad_run_is_refused_in_one_line(fields, name, value, says):
         asked = {"scale": "nano", "rung": "S", "samples_seen": 131_072, name: value}
         with pytest.raises(InputError):
             run_spec(**asked)
+
+
+def test_the_users_own_shards_have_no_subsets():
+    with pytest.raises(InputError, match="unknown data scale of corpus shards '8k'; known: all"):
+        run_spec("gpu", "P-S", 2_048_000, data_scale="8k", corpus="shards")
 
 
 def test_rung_without_a_recipe_asks_for_one():

@@ -111,7 +111,7 @@ def test_open_clip_opens_a_checkpoint_and_gives_the_same_embeddings(tmp_path, im
     from PIL import Image
 
     clip = model.create(RUNG, 4).eval()
-    model.save(clip, model_config(RUNG), tmp_path / "checkpoint")
+    model.save(clip, RUNG, tmp_path / "checkpoint")
     theirs, _, preprocess = open_clip.create_model_and_transforms(
         f"local-dir:{tmp_path / 'checkpoint'}"
     )
@@ -133,14 +133,14 @@ def test_open_clip_opens_a_checkpoint_and_gives_the_same_embeddings(tmp_path, im
 
 def test_save_and_load_are_inverse(tmp_path):
     clip = model.create(RUNG, 4)
-    model.save(clip, model_config(RUNG), tmp_path)
+    model.save(clip, RUNG, tmp_path)
     again = model.load(tmp_path).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in clip.state_dict().items())
 
 
 @pytest.mark.parametrize("name", [model.WEIGHTS, model.CONFIG])
 def test_a_damaged_checkpoint_is_one_line(tmp_path, name):
-    model.save(model.create(RUNG, 4), model_config(RUNG), tmp_path)
+    model.save(model.create(RUNG, 4), RUNG, tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
     with pytest.raises(InputError, match="no usable checkpoint") as caught:
         model.load(tmp_path)

@@ -1,10 +1,9 @@
-"""Training: exact on resume, the same on one process and on two, stopped before a bad step."""
+"""Training: what a run leaves, what stops it, what it refuses. Equal runs: test_exactness.py."""
 
 import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -14,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from cliplib import InputError, model, records
+from cliplib.__main__ import main
 from cliplib.ladder import run_spec
-from cliplib.train import train
+from cliplib.train import Diverged, Settings, TrainConfig, train
+from cliplib.train.config import Checkpointing, Data, Engine, Instruments
 from cliplib.train.loop import _Loop
 from cliplib.train.optimiser import lr_at
 from cliplib.train.world import World
@@ -28,6 +29,27 @@ def small_run(**changes):
     return run_spec("smoke", "XXS", STEPS * 32, data_scale="2k", batch_size=32, **changes)
 
 
+def quiet(line):
+    pass
+
+
+def stopped(corpus, folder, after, number=signal.SIGINT, precision="fp32"):
+    """A run that is interrupted after so many steps."""
+    settings = Settings(engine=Engine(precision=precision))
+    loop = _Loop(small_run(), corpus, folder, settings, World(), quiet)
+    step = loop.take_step
+
+    def signalled(*asked):
+        if loop.step == after:
+            signal.raise_signal(number)
+            asked = (True, False)
+        return step(*asked)
+
+    loop.take_step = signalled
+    with pytest.raises(KeyboardInterrupt):
+        loop.go()
+
+
 def weights(folder):
     return load_file(folder / "checkpoint" / model.WEIGHTS)
 
@@ -35,7 +57,7 @@ def weights(folder):
 @pytest.fixture(scope="module")
 def finished(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return folder, train(small_run(), corpus, folder, say=lambda line: None)
+    return folder, train(small_run(), corpus, folder, say=quiet)
 
 
 def test_a_run_leaves_its_record_curve_and_checkpoint(finished, corpus):
@@ -48,13 +70,13 @@ def test_a_run_leaves_its_record_curve_and_checkpoint(finished, corpus):
     assert (
         math.log(32) - 0.5 < lines[0]["loss"] < math.log(32) + 1.5
     )  # guessing, at the initial scale
-    assert not (folder / "checkpoint" / "state.pt").exists()
+    assert not (folder / "checkpoint" / "resume").exists()
     assert 0 < record["executed_gmacs"] <= record["gmacs_per_pair"] * record["samples_seen"]
 
 
 def test_the_loss_falls(corpus, tmp_path):
     run = run_spec("smoke", "XXS", 300 * 32, data_scale="2k", batch_size=32, lr=1e-3)
-    train(run, corpus, tmp_path, say=lambda line: None)
+    train(run, corpus, tmp_path, say=quiet)
     losses = [
         json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
     ]
@@ -68,57 +90,44 @@ def test_a_finished_run_is_not_trained_again(finished, corpus):
     assert said == [f"{small_run().run_id}: trained already"]
 
 
-def test_another_configuration_in_the_same_folder_starts_over(corpus, tmp_path):
-    first = train(small_run(), corpus, tmp_path, say=lambda line: None)
-    second = train(small_run(seed=1), corpus, tmp_path, say=lambda line: None)
-    assert first["config_hash"] != second["config_hash"] and second["sessions"] == 1
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == STEPS
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from cliplib.train import loop as t
-from cliplib.data import open_corpus
-from cliplib.ladder import run_spec
-run = run_spec("smoke", "XXS", {samples}, data_scale="2k", batch_size=32)
-taken, step = [], t._Loop.take_step
-def counted(self, batch):
-    if len(taken) == {after}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    taken.append(1)
-    step(self, batch)
-t._Loop.take_step = counted
-t.train(run, open_corpus({corpus!r}), Path({folder!r}), checkpoint_seconds=0)
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-def test_killed_with_9_and_started_again_equals_uninterrupted_bit_for_bit(
-    finished, corpus, tmp_path
-):
-    folder, record = finished
-    script = KILLED.format(
-        samples=STEPS * 32, after=9, corpus=str(corpus.folder), folder=str(tmp_path)
-    )
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not (tmp_path / "train.json").exists()
-    resumed = train(small_run(), corpus, tmp_path, say=lambda line: None)
-    assert resumed["sessions"] == 2
-    assert records.results(resumed) == records.results(record)
-    ours, theirs = weights(tmp_path), weights(folder)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert (tmp_path / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
-
-
-def test_a_damaged_resume_state_is_said_and_the_run_starts_over(finished, corpus, tmp_path, capsys):
+def test_a_damaged_checkpoint_is_said_and_the_run_starts_over(finished, corpus, tmp_path):
     _, record = finished
-    (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "state.pt").write_bytes(b"half a checkpoint")
-    again = train(small_run(), corpus, tmp_path, say=lambda line: None)
-    assert "checkpoint is damaged" in capsys.readouterr().out
+    place = tmp_path / "checkpoint" / "resume"
+    place.mkdir(parents=True)
+    (place / "step-000000005.safetensors").write_bytes(b"half a checkpoint")
+    said = []
+    again = train(small_run(), corpus, tmp_path, say=said.append)
+    assert "damaged" in said[0] and "starting this run over" in said[0]
     assert records.results(again) == records.results(record)
+
+
+def test_a_checkpoint_of_another_precision_is_refused_by_name(corpus, tmp_path):
+    stopped(corpus, tmp_path, after=7)
+    with pytest.raises(InputError, match="made for precision fp32; this run has precision bf16"):
+        train(small_run(), corpus, tmp_path, settings=Settings(engine=Engine(precision="bf16")))
+
+
+def test_a_finished_run_is_not_overwritten_by_another(corpus, tmp_path):
+    train(small_run(), corpus, tmp_path, say=quiet)
+    before = (tmp_path / "train.json").read_bytes()
+    with pytest.raises(
+        InputError, match=r"holds a finished run with lr 0.001; this one has lr 0.002"
+    ):
+        train(small_run(lr=2e-3), corpus, tmp_path, say=quiet)
+    assert (tmp_path / "train.json").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_its_state_first(finished, corpus, tmp_path, number):
+    stopped(corpus, tmp_path, after=7, number=number, precision=None)
+    assert [path.name for path in (tmp_path / "checkpoint" / "resume").iterdir()] == [
+        "step-000000008.safetensors"
+    ]
+    said = []
+    again = train(small_run(), corpus, tmp_path, say=said.append)
+    assert "resumed at step 8" in said[0]
+    assert records.results(again) == records.results(finished[1])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks are POSIX")
@@ -133,40 +142,73 @@ def test_a_second_trainer_in_a_folder_is_refused(corpus, tmp_path):
             train(small_run(), corpus, tmp_path)
 
 
+@pytest.mark.parametrize("path", ["fast", "torch"])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_non_finite_number_stops_the_run_before_the_optimiser_steps(corpus, tmp_path, what):
-    loop = _Loop(small_run(), corpus, tmp_path, model.numerics("fp32"), World(), lambda line: None)
-    if what == "loss":
-        loop.clip.logit_scale.data.fill_(float("nan"))
-    else:
-        loop.clip.token_embedding.weight.register_hook(lambda g: g * float("inf"))
-    before = loop.clip.visual.proj.detach().clone()
-    with pytest.raises(FloatingPointError, match="step 1; stopped before"):
-        loop.go(30)
-    assert torch.equal(before, loop.clip.visual.proj) and not (tmp_path / "train.json").exists()
+def test_a_non_finite_number_stops_the_run_before_the_optimiser_steps(
+    corpus, tmp_path, monkeypatch, what, path
+):
+    settings = Settings(engine=Engine(path=path, precision="fp32"))
+    loop = _Loop(small_run(), corpus, tmp_path, settings, World(), quiet)
+    for _ in range(4):
+        loop.take_step()
+    loop.save()
+    before = {name: p.detach().clone() for name, p in loop.engine.clip.named_parameters()}
+    gradient = loop.engine.gradient
+
+    def poisoned(share):
+        loss = gradient(share)
+        if what == "loss":
+            return loss * float("nan")
+        if path == "fast":
+            loop.engine.fast.weights.gradient[7] = float("inf")
+        else:
+            loop.engine.clip.visual.proj.grad[0, 0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(loop.engine, "gradient", poisoned)
+    with pytest.raises(Diverged, match="at step 5; stopped before the optimiser's step"):
+        loop.go()
+    after = dict(loop.engine.clip.named_parameters())
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not (tmp_path / "train.json").exists() and loop.checkpoints.latest().step == 4
 
 
-def test_two_processes_give_the_weights_of_one(corpus, tmp_path):
-    config = tmp_path / "run.json"
-    config.write_text(json.dumps(small_run().to_dict()))
-    for processes in (1, 2):
-        command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-            "-m", "cliplib", "train", "--config", str(config), "--out", str(tmp_path / str(processes)),
-            "--data", str(corpus.folder), "--precision", "fp32",
-        ]  # fmt: skip
-        done = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
-    assert records.read_record(tmp_path / "2" / "train.json")["processes"] == 2
-    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-4
-    losses = [
-        json.loads((tmp_path / n / "metrics.jsonl").read_text().splitlines()[0])["loss"]
-        for n in "12"
-    ]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+def test_a_collapsed_temperature_is_said_once_and_recorded(corpus, tmp_path):
+    said = []
+    loop = _Loop(small_run(), corpus, tmp_path, Settings(), World(), said.append)
+    loop.engine.clip.logit_scale.data.fill_(math.log(1.5))
+    record = loop.go()
+    assert record["collapsed_at_step"] == 1
+    assert len([line for line in said if "logit scale fell to 1.5" in line]) == 1
+
+
+def test_a_profile_prints_the_share_of_each_phase(corpus, tmp_path):
+    said = []
+    settings = Settings(instruments=Instruments(profile=5))
+    train(small_run(), corpus, tmp_path, settings=settings, say=said.append)
+    table = next(line for line in said if line.startswith("profile of 5 steps"))
+    assert all(phase in table for phase in ("data", "gradient", "clipping", "optimiser"))
+    shares = [float(word[:-1]) for word in table.split() if word.endswith("%")]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+
+
+def test_tensorboard_gets_the_values_of_metrics_jsonl(corpus, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = Settings(instruments=Instruments(tensorboard=True))
+    train(small_run(), corpus, tmp_path, settings=settings, say=quiet)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(
+        [line["loss"] for line in lines]
+    )
+
+
+def test_without_tensorboard_the_way_to_get_it_is_said(corpus, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    settings = Settings(instruments=Instruments(tensorboard=True))
+    with pytest.raises(InputError, match="pip install"):
+        train(small_run(), corpus, tmp_path, settings=settings)
 
 
 def test_learning_rate_warms_up_and_falls_to_zero_over_the_runs_own_length():
@@ -191,4 +233,81 @@ def test_progress_lines_come_every_other_second_with_rate_loss_and_time_left(
 
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(corpus, tmp_path):
     with pytest.raises(InputError, match="divides evenly"):
-        _Loop(small_run(), corpus, tmp_path, model.numerics("fp32"), World(0, 3), print)
+        _Loop(small_run(), corpus, tmp_path, Settings(), World(0, 3), print)
+
+
+def test_shards_are_trained_on_as_they_come(corpus, tmp_path):
+    """The general path: the icons' own shards, streamed, with their faults and samples counted."""
+    run = run_spec("smoke", "XXS", STEPS * 32, data_scale="all", corpus="shards", batch_size=32)
+    urls = (str(corpus.folder / "val-000000.tar"),)
+    data = Data(shards=urls, lanes=1, shuffle=500)
+    record = train(run, None, tmp_path, settings=Settings(data=data), say=quiet)
+    assert record["samples_seen"] == STEPS * 32 and record["bad_samples"] == {}
+    assert record["unique_groups"] is None and record["bad_shards"] == {}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+def test_a_run_on_shards_goes_on_where_it_was(corpus, tmp_path):
+    run = run_spec("smoke", "XXS", STEPS * 32, data_scale="all", corpus="shards", batch_size=32)
+    data = Data(shards=(str(corpus.folder / "train-{000000..000001}.tar"),), lanes=2, shuffle=100)
+    records_of = []
+    for name, stop in (("whole", None), ("stopped", 9)):
+        folder = tmp_path / name
+        if stop:
+            loop = _Loop(run, None, folder, Settings(data=data), World(), quiet)
+            for _ in range(stop):
+                loop.take_step()
+            loop.save()
+            loop.feed.close()
+        records_of.append(train(run, None, folder, settings=Settings(data=data), say=quiet))
+    assert records.results(records_of[0]) == records.results(records_of[1])
+    ours, theirs = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+# ---------------------------------------------------------------------------- the configuration file
+
+
+def written(tmp_path, **changes):
+    config = tmp_path / "run.json"
+    config.write_text(json.dumps({**small_run().to_dict(), **changes}))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"learning_rate": 1}, "unknown learning_rate; known: "),
+        ({"engine": {"precison": "bf16"}}, "engine has unknown precison; known: "),
+        ({"engine": {"accumulate": -1}}, "engine.accumulate is -1: at least 1"),
+        ({"engine": {"accumulate": "4"}}, "engine.accumulate must be int, not '4'"),
+        ({"engine": {"path": "fast", "compile": True}}, "engine.compile needs engine.path torch"),
+        ({"engine": {"precision": "fp16"}}, "engine.precision 'fp16': use bf16 or fp32"),
+        ({"data": {"corpus": "x", "shards": ["y"]}}, "data has both corpus and shards"),
+        ({"data": []}, "data must be an object"),
+        ({"checkpoint": {"every_steps": -5}}, "every_steps is -5"),
+        ({"instruments": {"profile": -1}}, "instruments.profile is -1"),
+        ({"samples_seen": -640}, "samples_seen must be at least"),
+        ({"batch_size": 4096, "samples_seen": 8192}, "batch size 4096 is too large for 2,"),
+    ],
+)
+def test_a_bad_configuration_gets_one_line_and_status_2(corpus, tmp_path, capsys, changes, line):
+    config = written(tmp_path, **changes)
+    out = tmp_path / "run"
+    given = ["train", "--config", str(config), "--out", str(out), "--data", str(corpus.folder)]
+    if "data" in changes:
+        given = given[:-2]
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert line in error and error.count("\n") == 1
+    assert not (out / "train.json").exists()
+
+
+def test_a_configuration_survives_json():
+    settings = Settings(
+        Data(shards=("a", "b"), sampler="replacement", workers=2), Engine(precision="bf16", tf32=True),
+        Checkpointing(every_seconds=None, every_steps=100, keep=3), Instruments(profile=20),
+    )  # fmt: skip
+    config = TrainConfig(small_run(), settings)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert TrainConfig(small_run(), Settings()).to_dict() == small_run().to_dict()

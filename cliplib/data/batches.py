@@ -19,18 +19,22 @@ class Batch:
     deferred: int
 
 
-def batches(concepts: Sequence[str], batch_size: int, seed: int) -> Iterator[Batch]:
+def batches(
+    concepts: Sequence[str], batch_size: int, seed: int, distinct: bool = True
+) -> Iterator[Batch]:
     """Endless batches of an epoch shuffle in which no concept occurs twice in a batch.
 
     Every epoch is a fresh permutation and no pair is dropped or repeated: one whose concept is already
     in the batch waits for the next batch that is free of it. Epochs follow each other without a gap,
     so a batch may end one and begin the next. The sequence depends on the arguments alone: to resume
-    at step k, skip k batches.
+    at step k, skip k batches. With ``distinct`` off, concepts may meet and nothing waits.
 
     Raises:
         InputError: some concept is so frequent that it cannot be spread over the batches of an epoch.
     """
     names, ids = np.unique(np.asarray(concepts), return_inverse=True)
+    if not distinct:
+        names, ids = np.arange(len(ids)).astype(str), np.arange(len(ids))
     most = np.bincount(ids)
     if most.max() * batch_size > len(ids):
         raise InputError(

@@ -22,6 +22,10 @@ class Captions:
         """Token ids (batch, context) of one caption a pair, drawn anew at each step."""
         return self.flat[self.first[indices] + caption_choice(self.counts[indices], seed, step)]
 
+    def vocabulary(self) -> np.ndarray:
+        """Ids of the tokens that can occur, ascending; padding is one of them."""
+        return np.union1d(self.flat, 0).astype(np.int64)
+
 
 def caption_tokens(corpus: Corpus, context_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Captions of the whole training split as token ids, tokenized once and kept beside the shards.

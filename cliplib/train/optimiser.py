@@ -15,12 +15,18 @@ EPS = 1e-6
 
 def adamw(clip: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (0.9, 0.98) that decays matrices only: no biases, gains, or temperature."""
-    named = list(clip.named_parameters())
-    matrices = [p for name, p in named if p.ndim >= 2]
-    others = [p for name, p in named if p.ndim < 2]
+    parameters = list(clip.parameters())
+    matrices, others = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+    return adamw_of(matrices, others, lr, weight_decay)
+
+
+def adamw_of(
+    decayed: list[nn.Parameter], plain: list[nn.Parameter], lr: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW (0.9, 0.98) on parameters that are decayed and parameters that are not."""
     groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=lr, betas=BETAS, eps=EPS, fused=True)
 
@@ -35,9 +41,3 @@ def lr_at(run: RunSpec, step: int, steps: int) -> float:
     if step < warmup:
         return run.lr * (step + 1) / warmup
     return run.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def set_lr(optimiser: torch.optim.Optimizer, run: RunSpec, step: int, steps: int) -> None:
-    """Set every parameter group to the learning rate of this step."""
-    for group in optimiser.param_groups:
-        group["lr"] = lr_at(run, step, steps)

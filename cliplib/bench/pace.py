@@ -1,0 +1,80 @@
+"""How fast steps follow each other: wall time, processor time and memory after a warm-up."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import psutil
+
+
+class Pace:
+    """Times whole steps: from the end of the last warm-up step to the end of the last step.
+
+    Args:
+        warmup: steps that are not timed.
+        seconds: how long to time; at least one step is.
+    """
+
+    def __init__(self, warmup: int, seconds: float) -> None:
+        self.warmup, self.seconds, self.steps = warmup, seconds, -warmup
+        self.begin = self.end = 0.0
+        self.cpu_begin = self.cpu_end = 0.0
+
+    def step(self) -> bool:
+        """Note that a step has ended; true when enough have been timed."""
+        self.steps += 1
+        now = time.perf_counter()
+        if self.steps == 0:
+            self.begin, self.cpu_begin = now, tree_cpu_seconds()
+        self.end = now
+        enough = self.steps > 0 and now - self.begin >= self.seconds
+        if enough:
+            self.cpu_end = tree_cpu_seconds()
+        return enough
+
+    def result(self, batch_size: int) -> dict[str, Any]:
+        """Samples a second, processor seconds a sample (with helper processes), peak memory in MiB."""
+        samples = self.steps * batch_size
+        return {
+            "samples_per_s": samples / (self.end - self.begin),
+            "cpu_seconds_per_sample": (self.cpu_end - self.cpu_begin) / samples,
+            "step_ms": 1000 * (self.end - self.begin) / self.steps,
+            "steps": self.steps,
+            "peak_mb": peak_mb(),
+        }
+
+
+def through(batches: Iterable[Any], batch_size: int, warmup: int, seconds: float) -> dict[str, Any]:
+    """The pace at which something yields batches.
+
+    Raises:
+        ValueError: it ended before the time was over.
+    """
+    pace = Pace(warmup, seconds)
+    for _ in batches:
+        if pace.step():
+            return pace.result(batch_size)
+    raise ValueError(f"no more batches after {pace.steps + warmup}, before {seconds:g} s were over")
+
+
+def tree_cpu_seconds() -> float:
+    """Processor seconds of this process and of those it started that still live."""
+    me = psutil.Process()
+    total = 0.0
+    for process in (me, *me.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def peak_mb() -> float:
+    """The most memory this process (without those it started) has held at once, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
