@@ -80,7 +80,7 @@ def stale_runs(
 ) -> list[RunSpec]:
     """The runs of a scale whose records are absent or not current, cheapest first.
 
-    On the icons in ``data`` both records count. On shards ``hashes`` has what `shards_hashes` gives,
+    On the icons in ``data`` both records count. On shards ``hashes`` has what `jobs.shards_hashes` gives,
     and the training record alone counts, as no evaluation belongs to them.
     """
     from cliplib.data import open_corpus
@@ -96,18 +96,6 @@ def stale_runs(
         return specs
     corpus_hash = open_corpus(data).hash
     return [spec for spec in specs if not is_current(runs / spec.run_id, spec, corpus_hash)["eval"]]
-
-
-def shards_hashes(placed: list[Placement], urls: jobs.Shards) -> dict[str, str]:
-    """By run, the identity of its data that its training record will have."""
-    from cliplib.train.config import TrainConfig
-    from cliplib.train.feeds import data_hash
-
-    def one(each: Placement) -> str:
-        config = TrainConfig.from_dict(jobs.config(each, jobs.shard_source(each, urls)))
-        return data_hash(each.run, None, config.settings.data)
-
-    return {each.run.run_id: one(each) for each in placed}
 
 
 def papermill(notebook: str, output: Path, parameters: Mapping[str, object]) -> str:
@@ -181,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
     _check_arguments(args, placed, urls)
     data, runs = args.data.resolve(), args.runs.resolve()
     urls = jobs.absolute(urls) if urls else None
-    hashes = shards_hashes(placed, urls) if urls else None
+    hashes = jobs.shards_hashes(placed, urls) if urls else None
     with _alone(runs):
         stale = stale_runs(args.scale, data, runs, hashes)
         print(
@@ -218,15 +206,17 @@ def _check_arguments(
     args: argparse.Namespace, placed: list[Placement], urls: jobs.Shards | None
 ) -> None:
     """Refuse what cannot be started, before anything is."""
-    from cliplib.launch.dryrun import source
-
     if args.out or args.write:
         raise InputError("--out and --write belong to --dry-run; add it, or leave them out")
     if args.job_hours <= 0:
         raise InputError(
             f"--job-hours {args.job_hours:g}: a job takes some time; give hours above 0"
         )
-    source(placed[0], urls, args.data)
+    if (args.gpus or args.gpus_per_node) and not (args.torchrun or jobs.on_shards(placed[0].run)):
+        raise InputError(
+            "--gpus and --gpus-per-node are torchrun's, and this scale runs notebooks; add --torchrun"
+        )
+    jobs.source(placed[0], urls, args.data)
     largest = max(placed, key=lambda each: each.nodes)
     if largest.nodes > 1 and not args.profile:
         raise InputError(
@@ -247,14 +237,12 @@ def _job(
     args: argparse.Namespace, placed: Placement, urls: jobs.Shards | None, data: Path, runs: Path
 ) -> jobs.Job:
     """The job of a run: its notebook, or torchrun with a configuration in the run's folder."""
-    from cliplib.launch.dryrun import source
-
     web = jobs.on_shards(placed.run)
     if not (web or args.torchrun):
         resources: dict[str, int | str] = {"mem_mb": 4000, "runtime": 600}
         return jobs.Job(placed.run.run_id, train_command(placed.run, data, runs), 1, resources)
     folder = runs / placed.run.run_id
-    found = jobs.config(placed, source(placed, urls, data))
+    found = jobs.config(placed, jobs.source(placed, urls, data))
     write_atomic(folder / "config.json", json.dumps(found, indent=1) + "\n")
     job = jobs.job(
         placed, folder / "config.json", folder,
@@ -268,11 +256,12 @@ def _job(
 def _execute(args: argparse.Namespace, todo: list[jobs.Job], data: Path, runs: Path) -> None:
     for job in todo:
         (runs / job.run_id / ".done").unlink(missing_ok=True)
-    _decode(data)
-    absent = not (data / "manifest.json").exists()
+    fetch = not (args.shards or (data / "manifest.json").exists())
+    if not (args.shards or fetch):
+        _decode(data)
     grid = {
         "runs": str(runs),
-        "corpus": papermill("corpus", runs / "corpus.ipynb", {"out": data}) if absent else "true",
+        "corpus": papermill("corpus", runs / "corpus.ipynb", {"out": data}) if fetch else "true",
         "jobs": [dataclasses.asdict(job) for job in todo],
     }
     write_atomic(runs / ".study.json", json.dumps(grid, indent=1) + "\n")
@@ -294,10 +283,9 @@ def _decode(data: Path) -> None:
     """Decode the shards once, before runs that start together would each do it."""
     from cliplib.data import load_split, open_corpus
 
-    if (data / "manifest.json").exists():
-        corpus = open_corpus(data)
-        for split in {row["split"] for row in corpus.manifest["shards"]} - {"variants"}:
-            load_split(corpus, split)
+    corpus = open_corpus(data)
+    for split in {row["split"] for row in corpus.manifest["shards"]} - {"variants"}:
+        load_split(corpus, split)
 
 
 @contextmanager

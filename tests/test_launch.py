@@ -213,11 +213,11 @@ def test_local_shards_are_found_from_the_jobs_folder(tmp_path, monkeypatch):
 
 def test_a_finished_run_on_other_shards_is_to_do_again():
     placed = [place(run) for run in scale("gpu")]
-    one, other = (study.shards_hashes(placed, jobs.shards([u], scale("gpu"))) for u in ("a", "b"))
+    one, other = (jobs.shards_hashes(placed, jobs.shards([u], scale("gpu"))) for u in ("a", "b"))
     assert set(one) == {run.run_id for run in scale("gpu")}
     assert not set(one.values()) & set(other.values())
     more = [place(run, 4) for run in scale("gpu")]  # four GPUs see the same batches as one
-    assert study.shards_hashes(more, jobs.shards(["a"], scale("gpu"))) == one
+    assert jobs.shards_hashes(more, jobs.shards(["a"], scale("gpu"))) == one
 
 
 # ----------------------------------------------------------------------------------------- SLURM jobs
@@ -328,6 +328,7 @@ def test_a_dry_run_writes_a_configuration_and_a_command_a_run(capsys, tmp_path):
         ("--scale gpu --shards x --profile notebooks/profiles/slurm", "no sbatch"),
         ("--scale gpu --shards x --out t.csv", "belong to --dry-run"),
         ("--scale gpu --shards x --job-hours 0", "--job-hours 0"),
+        ("--scale nano --gpus 2", "add --torchrun"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(capsys, tmp_path, monkeypatch, words, says):

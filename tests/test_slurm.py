@@ -6,7 +6,6 @@ two nodes, where torchrun's two agents have to find each other.
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -27,9 +26,8 @@ def cluster(corpus, tmp_path_factory):
     """The folder of runs and the one of SLURM's jobs, after a study of two runs."""
     home = tmp_path_factory.mktemp("cluster")
     runs, slurm = home / "runs", home / "slurm"
-    shutil.copytree(PROFILE, home / "profile")
-    with (home / "profile" / "config.yaml").open("a") as settings:
-        settings.write("slurm-init-seconds-before-status-checks: 1\n")
+    (home / "profile").mkdir()
+    (home / "profile" / "config.yaml").write_text(filled_in(PROFILE / "config.yaml"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in slurm_stand_in.install(slurm).items():
             patch.setenv(name, value)
@@ -42,6 +40,15 @@ def cluster(corpus, tmp_path_factory):
         data = corpus.folder.resolve()
         study._execute(args, [study._job(args, p, None, data, runs) for p in placed], data, runs)
     return runs, slurm
+
+
+def filled_in(profile):
+    """The profile as its reader completes it, and asking for states more often."""
+    text = profile.read_text()
+    block = next(part for part in text.split("#\n") if "slurm_account" in part)
+    filled = "".join(line.removeprefix("# ") for line in block.splitlines(keepends=True))
+    filled = filled.replace("ACCOUNT", slurm_stand_in.ACCOUNT).replace("PARTITION", "other")
+    return text.replace(block, filled) + "slurm-init-seconds-before-status-checks: 1\n"
 
 
 def arguments(*words):
@@ -91,11 +98,17 @@ def test_both_runs_end_with_current_records(cluster, corpus):
     assert stale == {scale("smoke")[2].run_id}
 
 
+def test_runs_without_an_evaluation_are_summed_up_by_their_training(cluster):
+    said = study._training_summary(scale("smoke")[:2], cluster[0]).splitlines()
+    assert len(said) == 3 and "samples_per_s" in said[0]
+    assert said[1].split()[0] == KILLED and said[1].split()[-1] == "2"  # sessions
+
+
 def test_jobs_ask_for_what_their_runs_need(cluster):
     for run_id in (KILLED, SPREAD):
         words = jobs(cluster[1], run_id)[0][1]
         asked = slurm_stand_in.options(words)
-        assert asked["-p"] == slurm_stand_in.PARTITION and asked["-A"] == slurm_stand_in.ACCOUNT
+        assert asked["-p"] == "other" and asked["-A"] == slurm_stand_in.ACCOUNT
         assert asked["-t"] == "1440" and asked["--mem-per-cpu"] == "4000"
         assert asked["--cpus-per-task"] == "1" and "--gres" not in asked
 

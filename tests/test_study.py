@@ -170,8 +170,10 @@ def test_an_unchanged_study_does_nothing_and_a_changed_training_code_redoes_all(
 
 def test_what_decides_currency_is_training_and_evaluation_code_not_chapters():
     members = {*records.TRAIN_CODE, *records.EVALUATE_CODE}
-    assert {"train", "model.py", "data", "evaluate"} <= members
+    loop = {f"train/{name}.py" for name in ("loop", "loss", "optimiser", "captions")}
+    assert {"model.py", "data", "evaluate", *loop} <= members
     assert all((records.PACKAGE / member).exists() for member in members)
+    assert not [m for m in members if m.split("/")[0] in ("book", "paper", "laws", "figures.py")]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks are POSIX")
@@ -215,6 +217,16 @@ def test_a_run_that_fails_is_named_with_its_last_line_and_the_others_finish(kill
         and f"1 of {len(scale('smoke'))} runs did not finish" in last
         and "is training here" in last
     )
+
+
+def test_a_failed_run_is_explained_by_our_own_line_not_by_torchruns_page(tmp_path):
+    first, *_ = specs = scale("smoke")
+    log = tmp_path / first.run_id / "log.txt"
+    log.parent.mkdir()
+    said = ["a progress line", "cliplib: the disk is full", "Traceback", "exitcode : 2", "======"]
+    log.write_text("\n".join(said) + "\n")
+    message = study._failure(specs, 3, tmp_path)
+    assert f"3 of 3 runs did not finish; {first.run_id}: the disk is full (log: {log})" == message
 
 
 @pytest.fixture

@@ -228,5 +228,3 @@ def training_pairs(corpus: Corpus, data_scale: str, label: str = "all") -> Pairs
             f"data scale {data_scale} asks for {wanted:,} groups; corpus {label!r} has {len(rows):,}"
         )
     return pairs.take(rows[:wanted])
-
-

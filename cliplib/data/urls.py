@@ -69,14 +69,15 @@ def _entry(entry: str) -> Iterator[str]:
             yield from _resolve(url)
 
 
-def _braces(part: str) -> Iterator[str]:
-    from braceexpand import braceexpand
+def _braces(part: str) -> list[str]:
+    """webdataset's own expansion, which knows variables (``${WDS_HOME}``) too; backslashes stay."""
+    from webdataset.shardlists import expand_urls
 
     ranges = re.findall(r"\{(\d+)\.\.(\d+)\}", part)
     if prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > MOST_SHARDS:
         raise InputError(f"{part}: over {MOST_SHARDS:,} shards; is a brace range mistyped?")
     try:
-        return braceexpand(part, escape=False)
+        return expand_urls(part.replace("\\", "\\\\"))
     except ValueError:
         raise InputError(f"{part}: braces do not match; write {{000000..000123}}") from None
 

@@ -35,7 +35,7 @@ class Rows:
         n: rows.
         length: tokens a row, L.
         picked: (k,) places in the n L tokens of those that are read off.
-        row: (k,) the row of each.
+        row: (k,) the row of each; None where every row has one, in order.
         mask: (n, L, L) added to the scores, 0 or -inf; None where all tokens see all.
         picked_mask: (k, L) the same for the tokens that are read off.
     """
@@ -43,7 +43,7 @@ class Rows:
     n: int
     length: int
     picked: Tensor
-    row: Tensor
+    row: Tensor | None = None
     mask: Tensor | None = None
     picked_mask: Tensor | None = None
 
@@ -220,7 +220,7 @@ class Block:
         dq = torch.bmm(d_scores, k).view(len(q) // H, -1)
         torch.bmm(d_scores.transpose(1, 2), q, out=d_kv[0])
         d_kv = d_kv.view(2, len(q) // H, H, L, -1).permute(1, 3, 0, 2, 4)  # (k, L, 2, H, d)
-        if len(rows.row) != rows.n:
+        if rows.row is not None:
             whole = torch.zeros((rows.n, *d_kv.shape[1:]))
             d_kv = whole.index_add_(0, rows.row, d_kv.float()).to(q.dtype)
         return dq, d_kv.reshape(rows.n * L, -1)

@@ -60,8 +60,7 @@ class ImageTower:
         x[:, 0] = self.at.exact["visual.class_embedding"]
         x[:, 1:] = torch.mm(patches, kernel.view(W, -1).t()).view(b, P, W)
         x += self.at.exact["visual.positional_embedding"]
-        first = torch.arange(b)
-        rows = Rows(b, P + 1, first * (P + 1), first)
+        rows = Rows(b, P + 1, torch.arange(b) * (P + 1))
         x, before = self.before.forward(x.view(-1, W))
         x, kept = self.tower.forward(x, rows)
         x, after = self.after.forward(x)

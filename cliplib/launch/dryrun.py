@@ -11,7 +11,7 @@ import pandas as pd
 
 from cliplib import InputError
 from cliplib.launch.check import ModelCheck, check_model
-from cliplib.launch.jobs import Shards, config, on_shards, shard_source, torchrun
+from cliplib.launch.jobs import Shards, config, source, torchrun
 from cliplib.launch.placement import Placement
 from cliplib.records import write_atomic
 from cliplib.rungs import PUBLISHED_RUNGS
@@ -180,19 +180,3 @@ def write(
         write_atomic(path.with_suffix(".sh"), f"#!/bin/sh\nexec {row['command']}\n")
         written.append(path)
     return written
-
-
-def source(placed: Placement, urls: Shards | None, corpus: Path) -> dict[str, object]:
-    """The object ``data`` of a run's configuration: its shards, or the folder of icons.
-
-    Raises:
-        InputError: the run is trained on shards and none were given.
-    """
-    if not on_shards(placed.run):
-        return {"corpus": str(corpus)}
-    if urls is None:
-        raise InputError(
-            f"scale {placed.run.scale} trains on your own image-text shards; give --shards URL "
-            "(webdataset: a folder, a brace range, http, s3 or pipe:)"
-        )
-    return shard_source(placed, urls)

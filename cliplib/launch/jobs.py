@@ -143,6 +143,34 @@ def shard_source(placed: Placement, urls: Shards) -> dict[str, Any]:
     }
 
 
+def source(placed: Placement, urls: Shards | None, corpus: Path) -> dict[str, object]:
+    """The object ``data`` of a run's configuration: its shards, or the folder of icons.
+
+    Raises:
+        InputError: the run is trained on shards and none were given.
+    """
+    if not on_shards(placed.run):
+        return {"corpus": str(corpus)}
+    if urls is None:
+        raise InputError(
+            f"scale {placed.run.scale} trains on your own image-text shards; give --shards URL "
+            "(webdataset: a folder, a brace range, http, s3 or pipe:)"
+        )
+    return shard_source(placed, urls)
+
+
+def shards_hashes(placed: Iterable[Placement], urls: Shards) -> dict[str, str]:
+    """By run, the identity of its data that its training record will have."""
+    from cliplib.train.config import TrainConfig
+    from cliplib.train.feeds import data_hash
+
+    def one(each: Placement) -> str:
+        read = TrainConfig.from_dict(config(each, shard_source(each, urls)))
+        return data_hash(each.run, None, read.settings.data)
+
+    return {each.run.run_id: one(each) for each in placed}
+
+
 def torchrun(
     placed: Placement, config_file: Path, folder: Path, *,
     program: str = TORCHRUN, endpoint: str = ENDPOINT,

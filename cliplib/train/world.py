@@ -320,7 +320,9 @@ class _Pulse(threading.Thread):
         before = self.beats()
         silent = _absent(self.store, "broken", self.size, GRACE)
         dead = [rank for rank in silent if self.beats()[rank] == before[rank]]
-        blamed = _named(dead or silent, self.size) if silent else f"one of the {self.size} processes"
+        blamed = (
+            _named(dead or silent, self.size) if silent else f"one of the {self.size} processes"
+        )
         return self.store.compare_set("found", "", blamed).decode()
 
     def beats(self) -> list[bytes]:
