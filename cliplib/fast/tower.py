@@ -193,9 +193,7 @@ class Block:
     def _attend_picked(self, q: Tensor, kv: Tensor, rows: Rows) -> tuple[Tensor, Any]:
         L, H = rows.length, self.heads
         kv = kv.view(rows.n, L, 2, H, -1)
-        if (
-            len(rows.row) != rows.n
-        ):  # several tokens of one row: each gets keys and values of its own
+        if rows.row is not None:  # each caption gets the keys and values of its row for itself
             kv = kv[rows.row]
         k, v = kv.permute(2, 0, 3, 1, 4).contiguous().view(2, len(q) * H, L, -1).unbind(0)
         q = q.view(len(q) * H, 1, -1)
