@@ -8,6 +8,8 @@ PYTHON     ?=
 TORCH_ARGS ?=
 DATA       ?= data/icons
 SCALE      ?= nano
+# Image-text shards for a scale that trains on your own: SCALE=gpu SHARDS='data/{000000..000331}.tar'
+SHARDS     ?=
 CORES      ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 # Set to anything to use only what earlier downloads left in the cache.
 OFFLINE    ?=
@@ -27,7 +29,7 @@ export VENV PYTHON TORCH_ARGS
 help: ## list the targets
 	@printf 'make TARGET [NAME=value ...]\n\n'
 	@awk -F ' ?## ?' '/^[a-z-]+:.*## / {sub(/:.*/, "", $$1); printf "  %-13s %s\n", $$1, $$2}' Makefile
-	@printf '\nNames: VENV PYTHON TORCH_ARGS DATA SCALE CORES OFFLINE PORT LOCK_ARGS\n'
+	@printf '\nNames: VENV PYTHON TORCH_ARGS DATA SCALE SHARDS CORES OFFLINE PORT LOCK_ARGS\n'
 
 env: ## install everything into VENV (.venv), once: about 3.5 GB to download
 	@.ci/env
@@ -36,7 +38,7 @@ corpus: env ## fetch the icons and write the image-text shards into DATA (data/i
 	@$(CLIPLIB) corpus --out $(DATA) $(if $(OFFLINE),--offline)
 
 study: corpus ## train and evaluate the runs of SCALE (smoke, nano, micro, ...) on CORES cores
-	@$(CLIPLIB) study --scale $(SCALE) --cores $(CORES) --data $(DATA)
+	@$(CLIPLIB) study --scale $(SCALE) --cores $(CORES) --data $(DATA) $(if $(SHARDS),--shards '$(SHARDS)')
 
 book: study ## run the study, then build the book: book/_build/html/index.html
 	@$(CLIPLIB) book --scale $(SCALE) $(if $(OFFLINE),--offline)

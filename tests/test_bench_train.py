@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from cliplib import InputError, ladder
-from cliplib.bench import jobs_train, matmuls, open_clip_peer, our_feeds, pace, peers
+from cliplib import InputError, ladder, pace
+from cliplib.bench import jobs_train, matmuls, open_clip_peer, our_feeds, peers
 from cliplib.bench.jobs_train import Case
 from cliplib.bench.matmuls import Product
 from cliplib.bench.measure import all_jobs
@@ -225,7 +225,10 @@ def test_decoding_once_is_timed_aside_and_leaves_the_corpus_alone(corpus):
 
 def turn(ours, fp32, bf16):
     def measured(rate):
-        return {"samples_per_s": rate, "cpu_seconds_per_sample": 1 / rate, "peak_mb": 1000 - rate}
+        return {
+            "samples_per_s": rate, "cpu_seconds_per_sample": 1 / rate, "peak_mb": 1000 - rate,
+            "private_mb": 500,
+        }  # fmt: skip
 
     return {
         "ours": {**measured(ours), "precision": "bf16"},
@@ -237,11 +240,12 @@ def turn(ours, fp32, bf16):
 def test_train_rows_compare_with_the_better_precision_by_rounds():
     case = Case("S", 4096, 128, 10, 1.0, 2)
     rounds = [turn(900, 300, 100), turn(400, 100, 50), turn(600, 300, 400)]
-    speed, cost, memory = jobs_train.rows_of(case, rounds, "open_clip_train --workers 2")
+    speed, cost, memory, private = jobs_train.rows_of(case, rounds, "open_clip_train --workers 2")
     assert (speed.peer, speed.ours, speed.unit) == (300, 600, "samples/s")
     assert speed.ratio == 3  # of 3, 4 and 2: a round that was slow for both counts as much
     assert cost.ratio == pytest.approx(3) and cost.unit == "CPU ms"
     assert memory.ratio == pytest.approx(700 / 400)  # of 700/100, 900/600 and 700/400
+    assert private.ratio == 1 and "all its processes" in private.case
     assert "4,096 words, batch 128, 2 threads" in speed.case and "in fp32" in speed.case
 
 
@@ -262,8 +266,8 @@ def test_a_job_interleaves_its_sides_and_finds_the_peers_best_workers(corpus, mo
     rows = list(job(["XXS"], [4096, 49408], rounds=2, data=corpus.folder))
     assert done[:3] == [("fp32", 0), ("fp32", 1), ("fp32", 2)]
     assert done[3:] == ["ours", ("fp32", 1), ("amp_bf16", 1)] * 4
-    assert len(rows) == 6 and {row.job for row in rows} == {"train_step"}
-    assert "49,408 words" in rows[3].case and "--workers 1" in rows[3].case
+    assert len(rows) == 8 and {row.job for row in rows} == {"train_step"}
+    assert "49,408 words" in rows[4].case and "--workers 1" in rows[4].case
 
 
 # --------------------------------------------------------------------------------------- the products

@@ -329,7 +329,7 @@ def test_the_memory_job_measures_both_ways_and_compares_their_losses():
     for row in (memory, seconds):
         assert row.ratio == pytest.approx(row.peer / row.ours) and "1,024 pairs" in row.case
     matrix = 4 * 1024**2 / 1e6
-    assert matrix < memory.ours < memory.peer < 8 * matrix
+    assert matrix < memory.ours < memory.peer < 20 * matrix
 
 
 def test_the_memory_job_skips_a_peer_that_does_not_fit_and_refuses_unequal_losses(monkeypatch):

@@ -174,6 +174,20 @@ def lose_one(rank, folder, how, victim, timeout):
     os._exit(0)
 
 
+def test_a_process_lost_while_the_group_opens_is_named(tmp_path):
+    assert launch(die_after_the_meeting, range(2), 2, tmp_path) == [0, 9]
+    assert (tmp_path / "0.txt").read_text().startswith("rank 1 of 2 stopped answering")
+
+
+def die_after_the_meeting(rank, folder):
+    if rank == 1:
+        torch.distributed.init_process_group = lambda *_, **__: os._exit(9)
+    try:
+        World.join(timeout=4)
+    except LostProcess as error:
+        (folder / f"{rank}.txt").write_text(str(error))
+
+
 def test_an_error_that_is_no_broken_exchange_is_left_as_it_is():
     with pytest.raises(RuntimeError, match="shapes"), World(0, 2).watch():
         raise RuntimeError("shapes do not fit")

@@ -25,6 +25,7 @@ from cliplib.rungs import CLIP_VOCAB_SIZE, VOCAB_SIZE
 RUNGS = ("XXS", "XS", "S", "M", "L", "S-4", "M-4")
 PEER_PRECISIONS = ("fp32", "amp_bf16")
 SPEED, COST, MEMORY = "samples_per_s", "cpu_seconds_per_sample", "peak_mb"
+PRIVATE = "private_mb"
 
 Measured = dict[str, Any]
 
@@ -125,9 +126,10 @@ def rows_of(case: Case, rounds: Sequence[Mapping[str, Measured]], who: str) -> I
     yield _row("train_step", f"{against}; median of {len(rounds)} rounds", rounds, better, SPEED)
     yield _row("train_step", f"{against}; processor time", rounds, better, COST)
     yield _row("train_step", f"{against}; peak memory of the process", rounds, better, MEMORY)
+    yield _row("train_step", f"{against}; memory of all its processes", rounds, better, PRIVATE)
 
 
-UNITS = {SPEED: "samples/s", COST: "CPU ms", MEMORY: "MiB"}  # CPU ms: a sample
+UNITS = {SPEED: "samples/s", COST: "CPU ms", MEMORY: "MiB", PRIVATE: "MiB"}  # CPU ms: a sample
 
 
 def _row(

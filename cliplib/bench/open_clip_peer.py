@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cliplib.bench.pace import Pace, through
 from cliplib.ladder import LEARNING_RATES, model_config, rung
+from cliplib.pace import Pace, through
 
 NAME = "peer-rung"
 BUFFER = 1000  # samples in its shuffle buffer: what it fills before it starts

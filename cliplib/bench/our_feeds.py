@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from cliplib import model
-from cliplib.bench.pace import Pace, through
 from cliplib.data import Corpus, load_split, open_corpus
 from cliplib.ladder import CONTEXT_LENGTH, run_spec, rung
+from cliplib.pace import Pace, through
 
 
 @dataclass(frozen=True)

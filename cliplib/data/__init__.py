@@ -9,10 +9,12 @@ from cliplib.data.batches import Batch, batches, caption_choice
 from cliplib.data.corpus import (
     Corpus,
     Pairs,
+    StoredImages,
     decoded_file,
     load_split,
     open_corpus,
     training_pairs,
+    training_rows,
 )
 from cliplib.data.samples import samples
 from cliplib.data.source import ShardSource
@@ -25,6 +27,7 @@ __all__ = [
     "ShardBatch",
     "ShardFeed",
     "ShardSource",
+    "StoredImages",
     "batches",
     "caption_choice",
     "decoded_file",
@@ -34,4 +37,5 @@ __all__ = [
     "open_corpus",
     "samples",
     "training_pairs",
+    "training_rows",
 ]

@@ -20,7 +20,7 @@ class Batch:
 
 
 def batches(
-    concepts: Sequence[str], batch_size: int, seed: int, distinct: bool = True
+    concepts: Sequence[str] | np.ndarray, batch_size: int, seed: int, distinct: bool = True
 ) -> Iterator[Batch]:
     """Endless batches of an epoch shuffle in which no concept occurs twice in a batch.
 
@@ -32,14 +32,14 @@ def batches(
     Raises:
         InputError: some concept is so frequent that it cannot be spread over the batches of an epoch.
     """
-    names, ids = np.unique(np.asarray(concepts), return_inverse=True)
+    ids = np.unique(np.asarray(concepts), return_inverse=True)[1]
     if not distinct:
-        names, ids = np.arange(len(ids)).astype(str), np.arange(len(ids))
-    most = np.bincount(ids)
-    if most.max() * batch_size > len(ids):
+        ids = np.arange(len(ids))
+    most = int(np.bincount(ids).max())
+    if most * batch_size > len(ids):
         raise InputError(
-            f"batch size {batch_size} is too large for {len(ids):,} pairs: {names[most.argmax()]!r} occurs "
-            f"{most.max()} times and may occur once a batch; use at most {len(ids) // most.max()}"
+            f"batch size {batch_size} is too large for {len(ids):,} pairs: one concept occurs {most} "
+            f"times and may occur once a batch; use at most {len(ids) // most}"
         )
     stream, waiting, deferred = _epochs(len(ids), seed), deque[int](), 0
     while True:

@@ -213,18 +213,55 @@ def training_pairs(corpus: Corpus, data_scale: str, label: str = "all") -> Pairs
     Raises:
         InputError: unknown data scale, or fewer groups of that label than the scale asks for.
     """
+    pairs = load_split(corpus, "train")
+    return pairs.take(training_rows(corpus, np.asarray(pairs.labels), data_scale, label))
+
+
+def training_rows(
+    corpus: Corpus, labels: np.ndarray, data_scale: str, label: str = "all"
+) -> np.ndarray:
+    """Places in the training split of the pairs of a data scale; ``labels`` are those of the split.
+
+    Raises:
+        InputError: as `training_pairs`.
+    """
     scales = corpus.manifest["data_scales"]
     if data_scale not in scales:
         raise InputError(
             f"data scale {data_scale!r} is not in {corpus.folder}: known are {', '.join(scales)}"
         )
-    pairs = load_split(corpus, "train")
-    rows = np.arange(len(pairs))
+    rows = np.arange(len(labels))
     if label != "all":
-        rows = rows[np.asarray(pairs.labels) == label]
+        rows = rows[labels == label]
     wanted = len(rows) if data_scale == "all" else scales[data_scale]
     if len(rows) < wanted:
         raise InputError(
             f"data scale {data_scale} asks for {wanted:,} groups; corpus {label!r} has {len(rows):,}"
         )
-    return pairs.take(rows[:wanted])
+    return rows[:wanted]
+
+
+class StoredImages:
+    """The decoded images of a split, read from the file row by row.
+
+    A memory map would count every page of the file that was ever touched as this process's memory.
+    """
+
+    def __init__(self, corpus: Corpus, split: str) -> None:
+        path = decoded_file(corpus, split, "images.npy")
+        if not path.exists():
+            load_split(corpus, split)
+        self.file = path.open("rb", buffering=0)
+        version = np.lib.format.read_magic(self.file)
+        assert version == (1, 0)
+        shape, _, _ = np.lib.format.read_array_header_1_0(self.file)
+        self.start, self.shape = self.file.tell(), shape[1:]
+        self.bytes = int(np.prod(self.shape))
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The images at these places: (len(rows), px, px, 3) uint8."""
+        found = np.empty((len(rows), self.bytes), np.uint8)
+        for into, row in zip(found, rows.tolist()):
+            self.file.seek(self.start + row * self.bytes)
+            self.file.readinto(into)  # type: ignore[arg-type]
+        return found.reshape(len(rows), *self.shape)

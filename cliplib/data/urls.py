@@ -70,7 +70,7 @@ def _entry(entry: str) -> Iterator[str]:
 
 
 def _braces(part: str) -> list[str]:
-    """webdataset's own expansion, which knows variables (``${WDS_HOME}``) too; backslashes stay."""
+    """Webdataset's own expansion, which knows variables (``${WDS_HOME}``) too; backslashes stay."""
     from webdataset.shardlists import expand_urls
 
     ranges = re.findall(r"\{(\d+)\.\.(\d+)\}", part)

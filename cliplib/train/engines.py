@@ -167,7 +167,9 @@ class TorchEngine:
         towers: nn.Module = model.Towers(self.clip)
         if world.size > 1:
             ids = [self.device.index] if cuda else None
-            towers = nn.parallel.DistributedDataParallel(towers, device_ids=ids)
+            towers = nn.parallel.DistributedDataParallel(
+                towers, device_ids=ids, broadcast_buffers=False
+            )
         self.towers = torch.compile(towers) if switches.compile else towers
         self.gmacs = 0.0
 

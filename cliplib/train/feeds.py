@@ -15,9 +15,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from cliplib import model, records
-from cliplib.data import Corpus, ShardFeed, batches, merge_counts, merge_states, training_pairs
+from cliplib.data import (
+    Corpus,
+    ShardFeed,
+    StoredImages,
+    batches,
+    merge_counts,
+    merge_states,
+    training_rows,
+)
 from cliplib.ladder import Rung, RunSpec
-from cliplib.train.captions import Captions
+from cliplib.train.captions import training_captions
 from cliplib.train.config import Data
 from cliplib.train.world import World
 
@@ -84,14 +92,16 @@ class IconFeed:
         state: Mapping[str, Any] | None,
     ) -> None:  # fmt: skip
         self.seed, self.world = run.seed, world
-        self.pairs = training_pairs(corpus, run.data_scale, run.corpus)
-        self.captions = Captions(corpus, self.pairs, rung.context_length)
-        self.used = self.captions.vocabulary()
+        captions = training_captions(corpus, rung.context_length)
+        self.rows = training_rows(corpus, captions.labels, run.data_scale, run.corpus)
+        self.captions = captions.take(self.rows)
+        self.images = StoredImages(corpus, "train")
+        self.used = self.captions.vocabulary
         self.step = state["step"] if state else 0
         self.deferred = state["deferred"] if state else 0
-        order = batches(self.pairs.concepts, run.batch_size, run.seed, distinct)
+        order = batches(self.captions.concepts, run.batch_size, run.seed, distinct)
         self.batches = islice(order, self.step, None)
-        self.epochs = run.batch_size / len(self.pairs)  # of one batch
+        self.batch_size = run.batch_size
 
     def next(self) -> Share:
         """This process's part of the next batch."""
@@ -99,7 +109,7 @@ class IconFeed:
         tokens = self.captions.of(batch.indices, self.seed, self.step)
         self.step, self.deferred = self.step + 1, batch.deferred
         mine, tokens = self.world.share(batch.indices), self.world.share(tokens).astype(np.int64)
-        return Share(self.pairs.images[mine], tokens, np.count_nonzero(tokens, axis=1))
+        return Share(self.images.take(self.rows[mine]), tokens, np.count_nonzero(tokens, axis=1))
 
     def state(self) -> dict[str, Any]:
         """How many batches were served, and how many pairs were deferred."""
@@ -108,8 +118,9 @@ class IconFeed:
     def counts(self) -> dict[str, Any]:
         """Deferrals, unusable samples, unique groups, epochs."""
         return {
-            "deferred": self.deferred, "bad_samples": self.pairs.bad,
-            "unique_groups": len(self.pairs), "epochs": self.step * self.epochs,
+            "deferred": self.deferred, "bad_samples": self.captions.bad,
+            "unique_groups": len(self.rows),
+            "epochs": self.step * self.batch_size / len(self.rows),
         }  # fmt: skip
 
     def close(self) -> None:

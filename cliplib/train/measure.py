@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from cliplib import InputError, ladder
-from cliplib.data import open_corpus
+from cliplib.data import load_split, open_corpus
 from cliplib.ladder import Rung, run_spec
+from cliplib.pace import peak_mb, private_mb
 from cliplib.rungs import CLIP_VOCAB_SIZE, VOCAB_SIZE
 from cliplib.train import engines
 from cliplib.train.config import Engine
@@ -49,7 +50,8 @@ def throughput(
 
     Returns:
         samples_per_s, cpu_seconds_per_sample (all threads of this process), step_ms (median),
-        peak_mb (of this process), steps, path, precision, threads.
+        peak_mb (of this process), private_mb (of it and its children, no mapped files), steps,
+        processes, threads, path, precision.
     """
     switches = engine or Engine()
     world = World.join()
@@ -73,8 +75,9 @@ def throughput(
     return {
         "samples_per_s": round(len(times) * batch_size / wall, 1),
         "cpu_seconds_per_sample": spent * world.size / (len(times) * batch_size),
-        "step_ms": round(1e3 * statistics.median(times), 3), "peak_mb": round(_peak_mb(), 1),
-        "steps": len(times), "processes": world.size, "threads": torch.get_num_threads(),
+        "step_ms": round(1e3 * statistics.median(times), 3), "peak_mb": round(peak_mb(), 1),
+        "private_mb": round(private_mb(), 1), "steps": len(times),
+        "processes": world.size, "threads": torch.get_num_threads(),
         "path": engines.resolve(ladder.rung(rung), switches).path,
         "precision": engines.resolve(ladder.rung(rung), switches).precision,
     }  # fmt: skip
@@ -90,7 +93,8 @@ def _prepare(
     feed: Feed = icons
     if vocab_size == CLIP_VOCAB_SIZE:
         rung = dataclasses.replace(rung, vocab_size=vocab_size)
-        feed = _InClipsVocabulary(icons, rung)
+        pairs = load_split(open_corpus(data), "train")
+        feed = _InClipsVocabulary(icons, rung, pairs.captions)
     elif vocab_size != VOCAB_SIZE:
         raise InputError(f"--vocab {vocab_size}: {VOCAB_SIZE} or {CLIP_VOCAB_SIZE}")
     how = engines.resolve(rung, switches)
@@ -100,15 +104,16 @@ def _prepare(
 class _InClipsVocabulary:
     """The icon feed with captions in CLIP's own tokens, tokenized once."""
 
-    def __init__(self, icons: IconFeed, rung: Rung) -> None:
+    def __init__(self, icons: IconFeed, rung: Rung, captions: list[list[str]]) -> None:
         import numpy as np
 
         from cliplib import model
 
         self.icons, self.world = icons, icons.world
-        texts = [text for captions in icons.pairs.captions for text in captions]
+        texts = [text for several in captions for text in several]
         ids, self.lengths = model.tokens_for(rung, texts)
-        icons.captions.flat = np.arange(len(ids))[:, None]  # the feed now draws rows, not tokens
+        rows = np.arange(len(ids))[:, None]  # the feed now draws rows, not tokens
+        icons.captions = dataclasses.replace(icons.captions, flat=rows)
         self.ids = ids.astype(np.int64)
         self.used = np.union1d(ids, 0).astype(np.int64)
 
@@ -128,13 +133,6 @@ class _InClipsVocabulary:
 
     def close(self) -> None:
         """Nothing runs beside."""
-
-
-def _peak_mb() -> float:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

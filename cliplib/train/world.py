@@ -75,10 +75,12 @@ class World:
         if cuda:
             _take_gpu()
         store = _meet(rank, size, host, port, timeout)
+        world = cls(rank, size, timeout, _Pulse(store, rank, size))
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         wait = timedelta(seconds=timeout)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
-        return cls(rank, size, timeout, _Pulse(store, rank, size))
+        with world.watch():
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
+        return world
 
     def leave(self) -> None:
         """Close the process group, if this world opened it and it is still open."""
@@ -229,6 +231,7 @@ def _meet(rank: int, size: int, host: str, port: int, timeout: float) -> dist.St
         )
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"cliplib/{attempt}", board)
+        store.set(f"beat/{rank}", "0")
         store.set(f"here/{rank}", "")
         missing = _absent(store, "here", size, timeout)
     except RuntimeError as error:
@@ -277,7 +280,6 @@ class _Pulse(threading.Thread):
         self.store, self.rank, self.size = store, rank, size
         self.found = ""
         self.ended = threading.Event()
-        self.beat(0)
         self.start()
 
     def run(self) -> None:
@@ -286,15 +288,11 @@ class _Pulse(threading.Thread):
         try:
             while not self.ended.wait(BEAT):
                 count += 1
-                self.beat(count)
+                self.store.set(f"beat/{self.rank}", str(count))
                 if not self.found and self.store.check(["found"]):
                     self.found = self.store.get("found").decode()
         except RuntimeError:
             return
-
-    def beat(self, count: int) -> None:
-        """Put the count of this process's beats on the store."""
-        self.store.set(f"beat/{self.rank}", str(count))
 
     def stop(self) -> None:
         """End the thread; its process leaves in order."""
@@ -326,7 +324,7 @@ class _Pulse(threading.Thread):
         return self.store.compare_set("found", "", blamed).decode()
 
     def beats(self) -> list[bytes]:
-        """The count of each process's beats."""
+        """The count of each process's beats; 0 stands there since they met."""
         return [self.store.get(f"beat/{rank}") for rank in range(self.size)]
 
 

@@ -45,6 +45,7 @@ class Pace:
             "step_ms": 1000 * (self.end - self.begin) / self.steps,
             "steps": self.steps,
             "peak_mb": peak_mb(),
+            "private_mb": private_mb(),
         }
 
 
@@ -78,3 +79,16 @@ def peak_mb() -> float:
     """The most memory this process (without those it started) has held at once, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def private_mb() -> float:
+    """What this process and those it started hold now that is no mapped file, in MiB."""
+    me = psutil.Process()
+    total = 0
+    for process in (me, *me.children(recursive=True)):
+        try:
+            memory = process.memory_info()
+        except psutil.NoSuchProcess:
+            continue
+        total += memory.rss - getattr(memory, "shared", 0)
+    return total / 2**20
