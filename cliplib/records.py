@@ -28,14 +28,17 @@ PACKAGE = Path(__file__).parent
 
 # fmt: off
 #: Modules (and data) whose code decides the numbers of a training run and of its evaluation.
+READ_CODE = (
+    "data/corpus.py", "data/decode.py", "data/samples.py", "data/tar.py", "model.py",
+    "tokenizer/tokenizer.json",
+)
 TRAIN_CODE = (
-    "data", "fast", "model.py", "tokenizer/tokenizer.json",
+    *READ_CODE, "fast",
+    *(f"data/{name}.py" for name in ("batches", "bundles", "lanes", "states", "stream")),
     *(f"train/{name}.py" for name in
-      ("captions", "engines", "feeds", "loop", "loss", "optimiser", "world")),
+      ("captions", "engines", "feeds", "loop", "loss", "optimiser", "packing", "world")),
 )
-EVALUATE_CODE = (
-    "data/corpus.py", "data/samples.py", "model.py", "evaluate", "tokenizer/tokenizer.json",
-)
+EVALUATE_CODE = (*READ_CODE, "evaluate")
 # fmt: on
 
 #: Fields that may differ between two equal runs: when, where and how fast, never what came out.

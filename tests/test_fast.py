@@ -173,8 +173,9 @@ def test_captions_are_packed_without_overlap_and_tightly(lengths):
 def test_a_token_sees_its_own_caption_up_to_itself():
     tokens = np.array([[1, 7, 2, 0, 0], [1, 2, 0, 0, 0]])
     packed = pack(tokens, np.array([3, 2]))
-    assert packed.tokens.tolist() == [1, 7, 2, 1, 2] and packed.rows.n == 1
-    assert packed.positions.tolist() == [0, 1, 2, 0, 1]
+    assert packed.rows.n == 4 and packed.tokens.tolist() == [1, 7, 2, 1, 2] + 15 * [0]
+    assert packed.positions.tolist()[:5] == [0, 1, 2, 0, 1]
+    assert torch.isfinite(packed.rows.mask.logsumexp(-1)).all()  # no token sees nothing at all
     assert packed.rows.picked.tolist() == [2, 4] and packed.rows.row.tolist() == [0, 0]
     sees = (packed.rows.mask[0] == 0).int().tolist()
     assert sees == [

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 
 from cliplib import InputError
 from cliplib.bench import jobs_loss, jobs_train
@@ -26,9 +25,23 @@ PAGES = [ROOT / "book/training" / name for name in ("measured.md", "equal.md")]
 def made_up_bench(monkeypatch):
     """Rows of the four jobs as the bench words them: ours twice as fast, in half the memory."""
     rows = []
-    ours = {"samples_per_s": 2000.0, "cpu_seconds_per_sample": 1e-3, "peak_mb": 500.0}
-    peer = {"samples_per_s": 1000.0, "cpu_seconds_per_sample": 3e-3, "peak_mb": 1000.0}
-    turn = {"ours": {**ours, "precision": "bf16"}, "fp32": peer, "amp_bf16": peer | {"samples_per_s": 9}}
+    ours = {
+        "samples_per_s": 2000.0,
+        "cpu_seconds_per_sample": 1e-3,
+        "peak_mb": 500.0,
+        "private_mb": 400.0,
+    }
+    peer = {
+        "samples_per_s": 1000.0,
+        "cpu_seconds_per_sample": 3e-3,
+        "peak_mb": 1000.0,
+        "private_mb": 1600.0,
+    }
+    turn = {
+        "ours": {**ours, "precision": "bf16"},
+        "fp32": peer,
+        "amp_bf16": peer | {"samples_per_s": 9},
+    }
     for rung in jobs_train.RUNGS:
         for vocabulary in (4096, 49408):
             case = jobs_train.Case(rung, vocabulary, 128, 10, 6.0, 2)
@@ -46,7 +59,12 @@ def made_up_bench(monkeypatch):
         lambda way, batch, width: {"bytes": batch * 1e3, "seconds": batch / 1e3, "loss": 1.0},
     )  # fmt: skip
     rows += jobs_loss.loss_memory()
-    return {"machine": "made up", "commit": "0", "date": "2026-01-01", "rows": [asdict(r) for r in rows]}
+    return {
+        "machine": "made up",
+        "commit": "0",
+        "date": "2026-01-01",
+        "rows": [asdict(r) for r in rows],
+    }
 
 
 @pytest.fixture
@@ -55,13 +73,21 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / measured.BENCH).write_text(json.dumps(made_up_bench(monkeypatch)))
     monkeypatch.setattr(
         speed, "run_json",
-        lambda command, threads: {name: 10.0 * threads for name in speed.MEASURED},
+        lambda command, threads: dict.fromkeys(speed.MEASURED, 10.0 * threads),
     )  # fmt: skip
     found = speed.measured(speed.CASES, 1.0, 3, Path("icons"))
     speed._write(tmp_path / measured.SPEED, speed.SPEED_COLUMNS, found)
     parts = [("phase", "data"), ("phase", "gradient"), ("kind", "GELU"), ("kind", "LayerNorm")]
     rows = [
-        {"rung": r, "vocabulary": v, "path": p, "level": level, "part": part, "ms": 2.0, "share": 0.5}
+        {
+            "rung": r,
+            "vocabulary": v,
+            "path": p,
+            "level": level,
+            "part": part,
+            "ms": 2.0,
+            "share": 0.5,
+        }
         for r, v, p in speed.PROFILES
         for level, part in parts
     ]
@@ -87,7 +113,7 @@ def test_training_rows_are_read_as_the_bench_words_them(folder):
     first = table.iloc[0]
     assert (first["our_speed"], first["peer_speed"], first["ratio_speed"]) == (2000, 1000, 2)
     assert (first["our_cpu"], first["peer_cpu"]) == (1, 3)
-    assert (first["our_memory"], first["ratio_memory"]) == (500, 2)
+    assert (first["our_memory"], first["ratio_memory"], first["ratio_whole"]) == (500, 2, 4)
     assert (first["peer_precision"], first["precision"], first["workers"]) == ("fp32", "bf16", 1)
 
 
@@ -138,7 +164,7 @@ def test_speeds_and_profiles_are_read_and_a_lost_case_is_named(folder):
     parts = measured.parts_of(profile, "XS", 4096, "fast")
     assert list(parts.index) == ["data", "GELU", "LayerNorm"]
     table[table["processes"] != 2].to_csv(folder / measured.SPEED, index=False)
-    with pytest.raises(InputError, match="0 rows of Case.*processes=2.*training_pages.speed"):
+    with pytest.raises(InputError, match=r"0 rows of Case.*processes=2.*training_pages\.speed"):
         measured.speeds(folder)
     profile[profile["rung"] != "M"].to_csv(folder / measured.PROFILE, index=False)
     with pytest.raises(InputError, match="no profile of"):
@@ -153,7 +179,8 @@ def test_commands_of_cases():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(["--rounds", "0"], "--rounds 0"), (["--data", "nowhere"], "no corpus here")]
+    ("words", "said"),
+    [(["--rounds", "0"], "--rounds 0"), (["--data", "nowhere"], "no corpus here")],
 )
 def test_speed_refuses_what_cannot_work_in_one_line(words, said, tmp_path, capsys):
     assert speed.main(["--out", str(tmp_path / "speed.csv"), *words]) == 2
@@ -207,7 +234,7 @@ def test_figures_are_drawn(folder):
 # ------------------------------------------------------------------------- when two runs are equal
 
 
-def tests_in(path):
+def functions_in(path):
     tree = ast.parse((ROOT / path).read_text())
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
@@ -217,8 +244,10 @@ def test_every_test_that_the_page_names_exists():
     assert len(named) > 10
     for name in named:
         path, _, function = name.partition("::")
-        assert function in tests_in(path), name
-    assert all(row.tests or row.holds in (equal.NOT_AT_ALL, equal.NOT_PROMISED) for row in equal.PROMISES)
+        assert function in functions_in(path), name
+    assert all(
+        row.tests or row.holds in (equal.NOT_AT_ALL, equal.NOT_PROMISED) for row in equal.PROMISES
+    )
 
 
 def test_the_table_shows_every_promise_and_its_proof():
@@ -230,7 +259,7 @@ def test_the_table_shows_every_promise_and_its_proof():
 
 
 def test_threads_change_no_bit_and_precision_does():
-    table = equal.demonstration(batch=16).set_index("what is changed")["largest difference"]
+    table = equal.demonstration(batch=16).set_index("what is changed")["relative difference"]
     assert table["nothing: the same again"] == 0
     assert table["two threads instead of one"] == 0
     assert 0 < table["the other path, in fp32"] < 1e-5
@@ -253,10 +282,9 @@ def test_a_rounding_error_grows_and_equal_starts_stay_equal():
 
 def test_a_checkpoint_is_as_the_page_says(tmp_path):
     parts = equal.checkpoint_shown(tmp_path)
-    assert {"plain", "decayed", "document.json"} & {p.split(".")[-1] for p in parts["tensor"]} or len(
-        parts
-    )
-    assert "document.json" in set(parts["tensor"])
+    names = set(parts["tensor"])
+    assert names > {"document.json", "model/plain", "model/decayed", "optimiser/plain/exp_avg_sq"}
+    assert (parts["bytes"] > 0).all()
 
 
 # ------------------------------------------------------------------------------------ the pages
@@ -269,4 +297,3 @@ def test_a_page_types_no_result_and_glues_what_it_prints(page):
     printed = set(re.findall(r"\{glue:text\}`([a-z0-9_]+)", text))
     glued = set(re.findall(r'glue\(\s*f?"([a-z0-9_]+)"', text))
     assert printed <= glued, printed - glued
-    assert torch.cuda.is_available() or "cuda" not in text

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy is there: one thread, for us and for peers
@@ -32,9 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cliplib.bench: {error}", file=sys.stderr)
         return 2
     if args.out and rows:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(report(rows), indent=2) + "\n", encoding="utf-8")
+        write(args.out, rows)
     return 1 if failed else 0
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write the report; rows that are there of jobs that were not run now stay, as they were made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    new = report(rows)
+    made_now = {row.job for row in rows}
+    new["rows"] = [row for row in before if row["job"] not in made_now] + new["rows"]
+    path.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
 
 
 def run(names: Sequence[str] = ()) -> tuple[list[Row], list[str]]:
@@ -63,14 +73,10 @@ def line(row: Row) -> str:
     return f"{row.job:20} peer {peer:>9}  ours {row.ours:>9.4g} {row.unit:9} {ratio:13} {row.case}"
 
 
-def report(rows: Sequence[Row]) -> dict[str, object]:
-    """What is written: machine, commit, date, rows."""
-    return {
-        "machine": machine(),
-        "commit": commit(),
-        "date": date.today().isoformat(),
-        "rows": [asdict(row) for row in rows],
-    }
+def report(rows: Sequence[Row]) -> dict[str, Any]:
+    """What is written: machine, commit, date, rows; each row with the commit and date it is of."""
+    when = {"commit": commit(), "date": date.today().isoformat()}
+    return {"machine": machine(), **when, "rows": [{**asdict(row), **when} for row in rows]}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ from torch import Tensor
 from cliplib.fast.tower import Rows
 
 
+ROWS = (
+    4  # rows are a multiple of it: a new shape costs the library of matrix products time and memory
+)
+
+
 @dataclass(frozen=True)
 class Packed:
     """Captions in rows.
@@ -60,7 +65,8 @@ def pack(tokens: np.ndarray, lengths: np.ndarray) -> Packed:
         lengths: (k,) tokens of each caption, end of text included, at least 1.
     """
     L = tokens.shape[1]
-    row, column, n = place(lengths, L)
+    row, column, opened = place(lengths, L)
+    n = -(-opened // ROWS) * ROWS
     own = np.arange(L) < lengths[:, None]  # (k, L): which are tokens of the caption
     caption, position = np.nonzero(own)
     at = row[caption] * L + column[caption] + position

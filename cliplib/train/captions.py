@@ -50,7 +50,7 @@ class Captions:
     @cached_property
     def vocabulary(self) -> np.ndarray:
         """Ids of the tokens that can occur, ascending; padding is one of them."""
-        return np.union1d(self.flat, 0).astype(np.int64)
+        return np.union1d(np.unique(self.flat), 0).astype(np.int64)
 
 
 def training_captions(corpus: Corpus, context_length: int) -> Captions:

@@ -1,19 +1,16 @@
-"""The chapter "Going bigger": dry runs of the large scales for readers, and the data of today.
+"""The chapter "Going bigger": dry runs of the large scales, for readers.
 
-Hours and energy come from `cliplib.launch`, so the chapter and the command line cannot disagree. The
-facts about data sets (`REPORTS`, `RELEASES`) each name the entry of ``book/references.bib`` they are
-from and the date they are of.
+Hours and energy come from `cliplib.launch`, so the chapter and the command line cannot disagree. What is
+said there about data sets is in `cliplib.training_pages.links`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from cliplib import InputError, ladder
@@ -25,7 +22,6 @@ from cliplib.paper.bill import WATTS
 from cliplib.paper.grid import ARCHS, short
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SHARDS = "shards/{00000..99999}.tar"  # stands for the reader's own
@@ -77,8 +73,8 @@ def evening_table(rows: pd.DataFrame, pairs: float) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def command_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """For readers: the runs of the scale ``paper`` with hours, energy and the torchrun command."""
+def plan_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """For readers: the runs of the scale ``paper`` with recipe, place, hours and energy."""
     return pd.DataFrame(
         {
             "run": _labels(rows),
@@ -89,7 +85,6 @@ def command_table(rows: pd.DataFrame) -> pd.DataFrame:
             "hours": rows["wall_hours"].map("{:.1f}".format),
             "GPU hours": rows["gpu_hours"].map("{:,.0f}".format),
             "MWh": rows["mwh"].map("{:.2f}".format),
-            "command, on every node": rows["command"],
         }
     )
 
@@ -99,13 +94,14 @@ def _labels(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(found, index=rows.index)
 
 
-def cost_picture(gpu: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """GPU hours, and energy on the right, against compute: both scales, by architecture."""
+def cost_picture(paper: pd.DataFrame, gpu: pd.DataFrame | None = None) -> Figure:
+    """GPU hours, and energy on the right, against compute, by architecture; scale ``gpu`` hollow."""
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(5.2, 4.0), layout="constrained")
-    hollow: dict[str, Any] = {"markerfacecolor": "none", "color": INK, "linestyle": "none"}
-    ax.plot(gpu["compute_gmac"], gpu["gpu_hours"], "o", label="scale gpu (assumed)", **hollow)
+    if gpu is not None:
+        hollow: dict[str, Any] = {"markerfacecolor": "none", "color": INK, "linestyle": "none"}
+        ax.plot(gpu["compute_gmac"], gpu["gpu_hours"], "o", label="scale gpu (assumed)", **hollow)
     for i, arch in enumerate(ARCHS):
         rows = paper[paper["rung"] == arch]
         ax.plot(
@@ -162,11 +158,13 @@ def machines_table(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def loss_memory(batch: int, processes: int, embed_dim: int) -> dict[str, float]:
+def loss_memory(
+    batch: int, processes: int, embed_dim: int, chunk: int | None = None
+) -> dict[str, float]:
     """Bytes that InfoNCE needs on one process for similarities and gathered texts, in fp32.
 
     Keys: ``all`` (B x B on one machine), ``own`` (b x B: local loss, kept whole), ``chunk`` (what is
-    held at once by default), ``rows`` (of that chunk), ``texts`` (B x embed_dim, gathered).
+    held at once), ``texts`` (B x embed_dim, gathered). chunk: ``engine.loss_chunk``; None: the default.
 
     Raises:
         InputError: the processes do not share the batch evenly.
@@ -176,18 +174,20 @@ def loss_memory(batch: int, processes: int, embed_dim: int) -> dict[str, float]:
     if processes < 1 or batch % processes:
         raise InputError(f"a batch of {batch} is not shared evenly by {processes} processes")
     own = batch // processes
-    rows = default_chunk(own, batch) or own
+    rows = min(own, chunk or default_chunk(own, batch) or own)
     sizes = {"all": batch * batch, "own": own * batch, "chunk": rows * batch}
-    return {k: 4.0 * n for k, n in sizes.items()} | {
-        "rows": float(rows), "texts": 4.0 * batch * embed_dim,
-    }  # fmt: skip
+    return {k: 4.0 * n for k, n in (sizes | {"texts": batch * embed_dim}).items()}
 
 
 def memory_table(cases: Sequence[Placement]) -> pd.DataFrame:
     """For readers: `loss_memory` of placed runs."""
     found = [
-        loss_memory(p.run.batch_size, p.gpus, ladder.rung(p.run.rung).embed_dim) for p in cases
-    ]
+        loss_memory(
+            p.run.batch_size, p.gpus, ladder.rung(p.run.rung).embed_dim,
+            settings(p)["engine"].get("loss_chunk"),
+        )
+        for p in cases
+    ]  # fmt: skip
     return pd.DataFrame(
         {
             "model": [short(p.run.rung) for p in cases],
@@ -214,6 +214,22 @@ def job_table(placed: Placement, hours: Sequence[float]) -> pd.DataFrame:
             "tries": [each.retries for each in jobs],
         }
     )
+
+
+def preflight_says(shards: int, placed: Placement) -> str:
+    """The line with which training would refuse so few shards, before it starts; "" if it would not."""
+    from cliplib.data.preflight import check_counts
+
+    data = settings(placed)["data"]
+    names = [f"{n:05}.tar" for n in range(shards)]
+    try:
+        check_counts(
+            names, data["lanes"], placed.run.batch_size, placed.gpus, data["workers"],
+            data["sampler"] == "epoch",
+        )  # fmt: skip
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def never_drawn(passes: float) -> float:
@@ -258,108 +274,3 @@ def switch_table(placed: Sequence[Placement]) -> pd.DataFrame:
     }
     rows = [(f"engine.{name}", *words, set_in[name]) for name, words in SWITCHES.items()]
     return pd.DataFrame(rows, columns=["key", "what it does", "costs", "when", "runs that set it"])
-
-
-# ------------------------------------------------------------------------------------ links that rot
-
-
-@dataclass(frozen=True)
-class Report:
-    """Someone's report of how many links of a data set still gave a picture."""
-
-    data: str
-    when: str  # year-month
-    share: float
-    source: str  # entry of book/references.bib
-
-
-REPORTS = (
-    Report("CC3M", "2021-12", 2_905_954 / 3_318_333, "cc3mwds"),
-    Report("CC3M", "2024-01", 0.70, "img2dataset391"),
-    Report("CC12M", "2025-10", 7_740_121 / 12_423_374, "cc12m9"),
-    Report("LAION-400M", "2023-02", 0.87, "img2dataset277"),
-    Report("LAION-400M", "2024-02", 0.68, "img2dataset400"),
-    Report("CommonPool", "2023-05", 0.91, "datacomp3"),
-    Report("CommonPool", "2023-08", 0.865, "datacomp39"),
-    Report("DataComp-1B", "2023-05", 0.96, "vitamin3"),
-    Report("DataComp-1B", "2023-07", 0.884, "datacomp41"),
-)
-
-
-def survival() -> pd.DataFrame:
-    """`REPORTS` as a table: data, when (first of the month), share, source."""
-    found = pd.DataFrame([vars(report) for report in REPORTS])
-    return found.assign(when=pd.to_datetime(found["when"], format="%Y-%m"))
-
-
-def lost_a_month(reports: pd.DataFrame, data: str) -> float:
-    """Share of the links left that is lost each month, between a data set's first and last report.
-
-    Raises:
-        InputError: fewer than two reports at different times.
-    """
-    rows = reports[reports["data"] == data].sort_values("when")
-    if rows["when"].nunique() < 2:
-        raise InputError(f"{data}: a rate needs reports of two months")
-    first, last = rows.iloc[0], rows.iloc[-1]
-    months = (last["when"] - first["when"]).days / 365.25 * 12
-    return float(1 - (last["share"] / first["share"]) ** (1 / months))
-
-
-def survival_picture(reports: pd.DataFrame) -> Figure:
-    """Share of links that still gave a picture, by month of the report, one mark a report."""
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(layout="constrained")
-    for i, (data, rows) in enumerate(reports.groupby("data", sort=False)):
-        _series(ax, rows.sort_values("when"), i, str(data))
-    ax.set(ylim=(50, 100), ylabel="links that gave a picture (%)", xlabel="when it was reported")
-    ax.grid(True, axis="y")
-    fig.legend(loc="outside lower center", ncols=3)
-    return fig
-
-
-def _series(ax: Axes, rows: pd.DataFrame, i: int, label: str) -> None:
-    look: dict[str, Any] = {"color": PALETTE[i], "marker": MARKERS[i], "linestyle": ":"}
-    ax.plot(np.asarray(rows["when"]), 100 * rows["share"], label=label, **look)
-
-
-# ----------------------------------------------------------------------------- what can be had today
-
-
-@dataclass(frozen=True)
-class Release:
-    """A data set as its page, or another source, described it at that time."""
-
-    name: str
-    pairs: float
-    state: str
-    when: str
-    source: str  # entry of book/references.bib
-
-
-RELEASES = (
-    Release("LAION-5B, 2B-en and 400M", 5.85e9, "withdrawn", "2023-12", "aiid3555"),
-    Release("Re-LAION-5B, both versions", 5_526_641_167, "links, at request", "2024-08", "relaion"),
-    Release("Re-LAION-2B-en, research", 2.16e9, "links, at request", "2025-10", "relaionhub"),
-    Release("Re-LAION-2B-en, research-safe", 2.1e9, "links, at request", "2025-10", "relaionhub"),
-    Release("Re-LAION-400M", 361e6, "links, at request", "2026-01", "relaion400m"),
-    Release("CommonPool, largest of four", 12.8e9, "links", "2023-04", "datacomp"),
-    Release("CommonPool, smallest", 12.8e6, "links", "2023-04", "datacomp"),
-    Release("CC12M", 12_423_374, "links", "2025-10", "cc12m9"),
-    Release("CC3M", 3_318_333, "links", "2024-01", "img2dataset391"),
-    Release("CC3M as fetched in 2021", 2_905_954, "pictures in shards", "2023-12", "cc3mwds"),
-    Release("RedCaps", 12e6, "links", "2021-11", "redcaps"),
-)  # fmt: skip
-
-
-def release_table() -> pd.DataFrame:
-    """`RELEASES` for readers."""
-    return pd.DataFrame(
-        {
-            "data set": [r.name for r in RELEASES],
-            "pairs (millions)": [f"{r.pairs / 1e6:,.1f}" for r in RELEASES],
-            "what can be had": [r.state for r in RELEASES],
-            "as of": [r.when for r in RELEASES],
-        }
-    )

@@ -20,7 +20,7 @@ from torch import Tensor
 from cliplib import model
 from cliplib.fast.step import FastStep
 from cliplib.figures import LINESTYLES, PALETTE
-from cliplib.ladder import rung
+from cliplib.ladder import EOS_ID, rung
 from cliplib.train.checkpoints import Checkpoints
 from cliplib.train.loss import info_nce
 from cliplib.train.optimiser import adamw_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RUNG = rung("XXS")
+START_ID = 1
 WORDS = (3, 400)  # token ids of the made-up captions
 BITS, ROUNDING = "the same bits", "the same to rounding"
 NOT_AT_ALL, NOT_PROMISED = "another run", "not promised"
@@ -181,6 +182,7 @@ def made_up(pairs: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarr
     images = draw.integers(0, 256, (pairs, px, px, 3)).astype(np.uint8)
     lengths = draw.integers(4, context + 1, pairs)
     tokens = draw.integers(*WORDS, (pairs, context)) * (np.arange(context) < lengths[:, None])
+    tokens[:, 0], tokens[np.arange(pairs), lengths - 1] = START_ID, EOS_ID
     return images, tokens, lengths
 
 
@@ -202,28 +204,28 @@ def demonstration(batch: int = 32) -> pd.DataFrame:
         {
             "what is changed": list(found),
             "same bits": ["yes" if torch.equal(base, g) else "no" for g in found.values()],
-            "largest difference": [float((g - base).norm() / base.norm()) for g in found.values()],
+            "relative difference": [float((g - base).norm() / base.norm()) for g in found.values()],
         }
-    ).rename(columns={"largest difference": "relative difference"})
+    )
 
 
 def _gradient(
     batch: int, threads: int = 1, dtype: torch.dtype = torch.float32, chunk: int | None = None,
     reverse: bool = False,
 ) -> Tensor:  # fmt: skip
-    step = FastStep(model.create(RUNG), RUNG, None, dtype, threads)
-    pairs = [part[::-1].copy() if reverse else part for part in made_up(batch)]
-    step.gradient(*pairs, lambda *features: info_nce(*features, chunk=chunk))
+    step = FastStep(model.create(RUNG, 0), RUNG, None, dtype, threads)
+    images, tokens, lengths = (p[::-1].copy() if reverse else p for p in made_up(batch))
+    step.gradient(images, tokens, lengths, lambda *features: info_nce(*features, chunk=chunk))
     return step.weights.gradient.clone()
 
 
 def _by_autograd(batch: int) -> Tensor:
     """The same gradient by open_clip's own modules, in the order of the flat vector."""
-    clip = model.create(RUNG)
+    clip = model.create(RUNG, 0)
     images, tokens, _ = made_up(batch)
     pixels = model.normalise(torch.from_numpy(images), *model.statistics(RUNG))
     info_nce(*model.Towers(clip)(pixels, torch.from_numpy(tokens))).backward()
-    order = FastStep(model.create(RUNG), RUNG, None, torch.float32, 1).weights.spans
+    order = FastStep(model.create(RUNG, 0), RUNG, None, torch.float32, 1).weights.spans
     slopes = {name: p.grad for name, p in clip.named_parameters()}
     return torch.cat([slopes[name].flatten() for name in order])
 
@@ -248,7 +250,7 @@ def sums_by_parts(rows: int = 4096, parts: Sequence[int] = (1, 2, 4, 8)) -> pd.D
 
 
 def growth(
-    steps: int = 60, starts: Sequence[float] = (0.0, 1e-7, 1e-5), lr: float = 1e-3, batch: int = 32
+    steps: int = 60, starts: Sequence[float] = (0.0, 1e-7, 1e-5), lr: float = 1e-3, batch: int = 16
 ) -> pd.DataFrame:
     """Relative difference of the weights to those of an unchanged run, after each step of a toy run.
 
@@ -270,7 +272,7 @@ def growth(
 def _weights(steps: int, start: float, lr: float, batch: int) -> Tensor:
     """All weights before the first step and after each, (steps + 1, weights)."""
     images, tokens, lengths = made_up(4 * batch)
-    step = FastStep(model.create(RUNG), RUNG, np.unique(tokens), torch.float32, 1)
+    step = FastStep(model.create(RUNG, 0), RUNG, np.unique(tokens), torch.float32, 1)
     flat = step.weights.flat
     noise = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1))
     flat.mul_(1 + start * noise)
@@ -308,7 +310,7 @@ def checkpoint_shown(folder: Path) -> pd.DataFrame:
     from safetensors.torch import load_file
 
     images, tokens, lengths = made_up(16)
-    step = FastStep(model.create(RUNG), RUNG, np.unique(tokens), torch.float32, 1)
+    step = FastStep(model.create(RUNG, 0), RUNG, np.unique(tokens), torch.float32, 1)
     optimiser = adamw_of([step.weights.decayed], [step.weights.plain], 1e-3, 0.2)
     step.gradient(images, tokens, lengths, info_nce)
     optimiser.step()

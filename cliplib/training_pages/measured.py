@@ -31,6 +31,12 @@ SHARE = re.compile(
     r"(?P<rung>[\w-]+), [\d,]+ words, batch \d+, (?P<threads>\d+) threads?, (?P<precision>\w+): "
     r"products alone (?P<products_ms>\S+) ms \((?P<gmac_per_s>[\d,]+) GMAC/s\), step (?P<step_ms>\S+) ms"
 )
+#: What follows the case in the words of the bench, and the measure that it stands for.
+SUFFIXES = {
+    "processor time": "cpu",
+    "peak memory of the process": "memory",
+    "memory of all its processes": "whole",
+}
 LOSS = re.compile(
     r"InfoNCE and its gradients, (?P<batch>[\d,]+) pairs of (?P<width>\d+) features, one thread"
     r"(?:; open_clip's would take about (?P<needed_gb>[\d,]+) GB: not tried)?"
@@ -61,21 +67,23 @@ def training(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a rung and vocabulary: speed, processor time, memory of both, and their ratios.
 
     Columns: rung, vocabulary, batch, threads, workers, peer_precision, precision, gmacs (a pair), and
-    (peer_, our_, ratio_) of speed (samples/s), cpu (ms a sample) and memory (MiB).
+    (peer_, our_, ratio_) of speed (samples/s), cpu (ms a sample), memory (MiB, peak of the training
+    process) and whole (MiB, of it and its children, without mapped files).
 
     Raises:
-        InputError: a case is not worded as the bench words it, or one of its three rows is missing.
+        InputError: a case is not worded as the bench words it, or one of its four rows is missing.
     """
     found = _parsed(rows, "train_step", STEP)
-    names = {"samples/s": "speed", "CPU ms": "cpu", "MiB": "memory"}
-    found["measure"] = found["unit"].map(names)
+    names = ("speed", *SUFFIXES.values())
+    found["measure"] = found["what"].map(SUFFIXES).fillna("speed")
     keys = ["rung", "vocabulary", "batch", "threads", "workers", "peer_precision", "precision"]
     wide = found.pivot(index=keys, columns="measure", values=["peer", "ours", "ratio"])
-    wide.columns = [f"{'our' if side == 'ours' else side}_{name}" for side, name in wide.columns]
-    wanted = [f"{side}_{name}" for side in ("peer", "our", "ratio") for name in names.values()]
+    sides = {"peer": "peer", "ours": "our", "ratio": "ratio"}
+    wide.columns = pd.Index([f"{sides[at[0]]}_{at[1]}" for at in wide.columns])
+    wanted = [f"{side}_{name}" for side in ("peer", "our", "ratio") for name in names]
     if wide.reindex(columns=wanted).isna().any(axis=None):
         raise InputError(
-            f"{BENCH}: train_step lacks a speed, processor time or memory: `make bench`"
+            f"{BENCH}: train_step lacks a speed, processor time or memory; `make bench`"
         )
     table = wide.reset_index()
     for name in ("vocabulary", "batch", "threads", "workers"):
@@ -106,7 +114,7 @@ def loss_at_scale(rows: pd.DataFrame) -> pd.DataFrame:
     seconds = found[found["unit"] == "CPU s"].set_index("batch")
     if len(memory) < 3 or set(memory.index) != set(seconds.index):
         raise InputError(f"{BENCH}: loss_memory has too few batch sizes; make it with `make bench`")
-    needed = [float(gb.replace(",", "")) * 1e3 if gb else None for gb in memory["needed_gb"]]
+    needed = [1e3 * _integer(gb) if isinstance(gb, str) else None for gb in memory["needed_gb"]]
     return pd.DataFrame(
         {
             "our_mb": memory["ours"], "peer_mb": memory["peer"],
@@ -121,10 +129,9 @@ def loaders(rows: pd.DataFrame) -> pd.DataFrame:
     found = rows[(rows["job"] == "loader") & rows["ratio"].notna()].copy()
     parts = found["case"].str.removeprefix("open_clip's webdataset loader, ").str.split("; ", n=1)
     found["feed"] = parts.str[0]
-    found["measure"] = found["unit"].map({"samples/s": "speed", "CPU ms": "cpu", "MiB": "memory"})
-    wide = found.pivot(index="feed", columns="measure", values="ratio").reindex(
-        columns=["speed", "cpu", "memory"]
-    )
+    found["measure"] = parts.str[1].map(SUFFIXES).fillna("speed")
+    wide = found.pivot(index="feed", columns="measure", values="ratio")
+    wide = wide.reindex(columns=["speed", "cpu", "memory"])
     speed = found[found["measure"] == "speed"].set_index("feed")
     if not len(speed) or wide["speed"].isna().any():
         raise InputError(f"{BENCH}: the rows of loader have no speed; make it with `make bench`")

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -108,7 +108,7 @@ def _phases(engine: engines.Engine, feed: IconFeed) -> dict[str, float]:
     return {name: 1e3 * spent / STEPS for name, spent in clock.seconds.items()}
 
 
-def _kinds(engine: engines.Engine, feed: IconFeed) -> Counter[str]:
+def _kinds(engine: engines.Engine, feed: IconFeed) -> dict[str, float]:
     """Time of each kind of operation in the gradient, in any unit."""
     shares: list[Share] = [feed.next() for _ in range(STEPS)]
     with profile(activities=[ProfilerActivity.CPU]) as seen:
@@ -116,7 +116,7 @@ def _kinds(engine: engines.Engine, feed: IconFeed) -> Counter[str]:
         for share in shares:
             engine.gradient(share)
         whole = 1e6 * (time.perf_counter() - begin)
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for event in seen.key_averages():
         found[kind_of(event.key)] += event.self_cpu_time_total
     found[BETWEEN] = max(0.0, whole - sum(found.values()))
