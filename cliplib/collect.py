@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 COLUMNS = (
     "run_id", "scale", "rung", "data_scale", "corpus", "samples_seen", "seed", "gmacs_per_pair",
     "compute_gmac", "executed_gmac", "params", "params_non_embedding", "task", "metric", "value",
-    "chance", "n_items", "n_clusters", "se", "ci_low", "ci_high", "seconds", "samples_per_s", "commit",
+    "chance", "n_items", "n_clusters", "se", "ci_low", "ci_high", "seconds", "samples_per_s", "finished",
+    "commit",
     "corpus_hash", "config_hash", "code_hash", "processor",
 )  # fmt: skip
 
@@ -44,7 +45,7 @@ def collect(runs: Path, wanted: Collection[str] | None = None) -> pd.DataFrame:
 def _rows(train: dict[str, Any], evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     run = {name: train["run"][name] for name in ("scale", "rung", "data_scale", "corpus", "seed")}
     own = ("run_id", "samples_seen", "gmacs_per_pair", "params", "params_non_embedding", "seconds",
-           "samples_per_s", "commit", "corpus_hash", "config_hash", "code_hash")  # fmt: skip
+           "samples_per_s", "finished", "commit", "corpus_hash", "config_hash", "code_hash")  # fmt: skip
     shared = {
         **run,
         **{name: train[name] for name in own},

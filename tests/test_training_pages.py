@@ -83,12 +83,13 @@ def folder(tmp_path, monkeypatch):
             "rung": r,
             "vocabulary": v,
             "path": p,
+            "precision": n,
             "level": level,
             "part": part,
             "ms": 2.0,
             "share": 0.5,
         }
-        for r, v, p in speed.PROFILES
+        for r, v, p, n in speed.PROFILES
         for level, part in parts
     ]
     speed._write(tmp_path / measured.PROFILE, speed.PROFILE_COLUMNS, rows)
@@ -161,8 +162,10 @@ def test_speeds_and_profiles_are_read_and_a_lost_case_is_named(folder):
     ways = measured.side_by_side(table, measured.WAYS, ("XS",))
     assert len(ways) == len(measured.WAYS)
     profile = measured.profiles(folder)
-    parts = measured.parts_of(profile, "XS", 4096, "fast")
+    parts = measured.parts_of(profile, "XS", 4096, "fast", "bf16")
     assert list(parts.index) == ["data", "GELU", "LayerNorm"]
+    wide = measured.all_parts(profile)
+    assert wide.shape == (4, 1 + len(speed.PROFILES)) and (wide.iloc[-1, 1:] == 6).all()
     table[table["processes"] != 2].to_csv(folder / measured.SPEED, index=False)
     with pytest.raises(InputError, match=r"0 rows of Case.*processes=2.*training_pages\.speed"):
         measured.speeds(folder)
@@ -189,7 +192,7 @@ def test_speed_refuses_what_cannot_work_in_one_line(words, said, tmp_path, capsy
 
 
 def test_a_profile_adds_up_and_names_the_products(corpus):
-    rows = pd.DataFrame(step_profile.rows("XXS", 4096, "fast", corpus.folder))
+    rows = pd.DataFrame(step_profile.rows("XXS", 4096, "fast", "bf16", corpus.folder))
     phases, kinds = (rows[rows["level"] == level] for level in ("phase", "kind"))
     assert set(phases["part"]) == {"data", "gradient", "clipping", "optimiser"}
     assert phases["share"].sum() == pytest.approx(1, abs=1e-3)
@@ -220,7 +223,7 @@ def test_figures_are_drawn(folder):
     rows, table = measured.bench(folder)["rows"], measured.speeds(folder)
     training = measured.training(rows)
     profile = measured.profiles(folder)
-    columns = {p: measured.parts_of(profile, "XS", 4096, p) for p in ("fast", "torch")}
+    columns = {p: measured.parts_of(profile, "XS", 4096, p, "bf16") for p in ("fast", "torch")}
     drawn = [
         measured_figures.pace(training),
         measured_figures.ratios(training),

@@ -25,7 +25,8 @@ REMAKE_SPEED = f"python -m cliplib.training_pages.speed --out book/data/{SPEED}"
 STEP = re.compile(
     r"(?P<rung>[\w-]+), (?P<vocabulary>[\d,]+) words, batch (?P<batch>\d+), (?P<threads>\d+) threads?: "
     r"open_clip_train --workers (?P<workers>\d+), in (?P<peer_precision>\w+) \(its better\), "
-    r"ours in (?P<precision>\w+); (?P<what>.+)"
+    r"ours in (?P<precision>\w+); "
+    r"(?P<what>median of \d+ rounds|processor time|peak memory of the process|memory of all its processes)"
 )
 SHARE = re.compile(
     r"(?P<rung>[\w-]+), [\d,]+ words, batch \d+, (?P<threads>\d+) threads?, (?P<precision>\w+): "
@@ -233,18 +234,34 @@ def profiles(folder: Path) -> pd.DataFrame:
         InputError: the file, a column or a profile is missing.
     """
     table = _read(folder / PROFILE, PROFILE_COLUMNS)
-    there = set(zip(table["rung"], table["vocabulary"], table["path"]))
+    there = set(zip(table["rung"], table["vocabulary"], table["path"], table["precision"]))
     missing = [asked for asked in PROFILES if asked not in there]
     if missing:
         raise InputError(f"{PROFILE}: no profile of {missing[0]}; make it with `{REMAKE_SPEED}`")
     return table
 
 
-def parts_of(table: pd.DataFrame, rung: str, vocabulary: int, path: str) -> pd.Series:
+def parts_of(
+    table: pd.DataFrame, rung: str, vocabulary: int, path: str, precision: str
+) -> pd.Series:
     """Milliseconds by part, the gradient in kinds of operations, all else in phases."""
-    of = (table["rung"] == rung) & (table["vocabulary"] == vocabulary) & (table["path"] == path)
+    of = (table["rung"] == rung) & (table["vocabulary"] == vocabulary)
+    of &= (table["path"] == path) & (table["precision"] == precision)
     fine = table[of & ((table["level"] == "kind") | (table["part"] != "gradient"))]
     return fine.set_index("part")["ms"]
+
+
+def all_parts(table: pd.DataFrame) -> pd.DataFrame:
+    """Every profile beside each other in milliseconds, the dearest parts first, then their sum."""
+    wide = pd.DataFrame(
+        {
+            f"{rung}, {words:,}, {path} {precision}": parts_of(table, rung, words, path, precision)
+            for rung, words, path, precision in PROFILES
+        }
+    )
+    wide = wide.loc[wide.max(axis=1).sort_values(ascending=False).index]
+    wide.loc["whole step"] = wide.sum()
+    return wide.round(2).rename_axis("milliseconds").reset_index()
 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -33,8 +33,8 @@ def pace(table: pd.DataFrame) -> Figure:
             _line(ax, rows["gmacs"], rows[column], i, label)
         for row in rows.itertuples():
             ax.annotate(
-                str(row.rung), (row.gmacs, row.our_speed), xytext=(0, 6), ha="center",
-                textcoords="offset points", fontsize=9,
+                str(row.rung), (row.gmacs, row.our_speed), ha="center", fontsize=9,
+                xytext=(0, -13 if "-" in str(row.rung) else 6), textcoords="offset points",
             )  # fmt: skip
         ax.set(xscale="log", yscale="log", ylabel="samples a second")
         ax.set_title(f"{vocabulary:,} words", loc="left")

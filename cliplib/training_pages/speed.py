@@ -24,7 +24,7 @@ from cliplib.rungs import CLIP_VOCAB_SIZE, VOCAB_SIZE
 SETTINGS = ("rung", "path", "precision", "attention", "threads", "processes", "compile", "runs")
 MEASURED = ("samples_per_s", "cpu_seconds_per_sample", "step_ms", "peak_mb")
 SPEED_COLUMNS = (*SETTINGS, *MEASURED, "load_average", "rounds")
-PROFILE_COLUMNS = ("rung", "vocabulary", "path", "level", "part", "ms", "share")
+PROFILE_COLUMNS = ("rung", "vocabulary", "path", "precision", "level", "part", "ms", "share")
 PROFILE = "step_profile.csv"
 
 
@@ -77,14 +77,16 @@ CASES = (
     Case("XS", path="torch"),
     Case("XS", path="torch", compile=True),
 )
-#: Rung, vocabulary, path of each profile of a step.
+#: Rung, vocabulary, path, precision of each profile of a step.
 PROFILES = (
-    ("XS", VOCAB_SIZE, "fast"),
-    ("XS", VOCAB_SIZE, "torch"),
-    ("XS", CLIP_VOCAB_SIZE, "fast"),
-    ("XS", CLIP_VOCAB_SIZE, "torch"),
-    ("M", VOCAB_SIZE, "fast"),
-    ("M", VOCAB_SIZE, "torch"),
+    ("XS", VOCAB_SIZE, "torch", "bf16"),
+    ("XS", VOCAB_SIZE, "torch", "fp32"),
+    ("XS", VOCAB_SIZE, "fast", "bf16"),
+    ("XS", CLIP_VOCAB_SIZE, "torch", "fp32"),
+    ("XS", CLIP_VOCAB_SIZE, "fast", "bf16"),
+    ("M", VOCAB_SIZE, "torch", "bf16"),
+    ("M", VOCAB_SIZE, "torch", "fp32"),
+    ("M", VOCAB_SIZE, "fast", "bf16"),
 )
 
 
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="example: python -m cliplib.training_pages.speed --out book/data/speed.csv",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="the table of speeds (CSV)")
-    parser.add_argument("--seconds", type=float, default=2.5, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="of each case")
     parser.add_argument("--data", type=Path, default=Path("data/icons"))
     args = parser.parse_args(arguments)
@@ -156,13 +158,15 @@ def _medians(rounds: Iterable[dict[str, float]]) -> dict[str, float]:
     return {name: round(median(one[name] for one in found), 7) for name in found[0]}
 
 
-def profiled(rung: str, vocabulary: int, path: str, data: Path) -> list[dict[str, Any]]:
+def profiled(
+    rung: str, vocabulary: int, path: str, precision: str, data: Path
+) -> list[dict[str, Any]]:
     """The rows of one profile, made in a process of its own."""
-    command = ["-m", "cliplib.training_pages.step_profile", rung, str(vocabulary), path, str(data)]
-    rows: list[dict[str, Any]] = run_json(command, 1)["rows"]
-    asked = {"rung": rung, "vocabulary": vocabulary, "path": path}
-    print(f"profile of {rung}, {vocabulary:,} words, {path}", file=sys.stderr, flush=True)
-    return [{**asked, **row} for row in rows]
+    words = [rung, str(vocabulary), path, precision, str(data)]
+    found = run_json(["-m", "cliplib.training_pages.step_profile", *words], 1)
+    asked = {"rung": rung, "vocabulary": vocabulary, "path": path, "precision": precision}
+    print(f"profile of {asked}", file=sys.stderr, flush=True)
+    return [{**asked, **row} for row in found["rows"]]
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

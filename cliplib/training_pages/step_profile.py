@@ -47,20 +47,21 @@ KINDS = (
 
 
 def main() -> int:
-    """``python -m cliplib.training_pages.step_profile RUNG VOCABULARY fast|torch DATA``: JSON."""
-    rung, vocabulary, path, data = sys.argv[1:5]
+    """``... step_profile RUNG VOCABULARY fast|torch bf16|fp32 DATA``: JSON on stdout."""
+    rung, vocabulary, path, precision, data = sys.argv[1:6]
     torch.set_num_threads(1)
-    print(json.dumps({"rows": rows(rung, int(vocabulary), path, Path(data))}))
+    print(json.dumps({"rows": rows(rung, int(vocabulary), path, precision, Path(data))}))
     return 0
 
 
-def rows(rung: str, vocabulary: int, path: str, data: Path) -> list[dict[str, Any]]:
+def rows(rung: str, vocabulary: int, path: str, precision: str, data: Path) -> list[dict[str, Any]]:
     """Rows {level, part, ms, share}: level "phase" is of the step, "kind" of the gradient's phase.
 
-    The torch path is what open_clip's trainer computes: autograd, autocast to bf16, fused attention.
+    The torch path is what open_clip's trainer computes: autograd, fused attention, in bf16 autocast.
     Captions are in the icons' own tokens; ``vocabulary`` is the number of rows of the token table.
     """
-    switches = Engine(path=path, precision="bf16", attention=None if path == "fast" else "fused")
+    attention = None if path == "fast" else "fused"
+    switches = Engine(path=path, precision=precision, attention=attention)
     engine, feed = _prepared(rung, vocabulary, switches, data)
     phases = _phases(engine, feed)
     gradient = phases["gradient"]
