@@ -174,6 +174,16 @@ def test_speeds_and_profiles_are_read_and_a_lost_case_is_named(folder):
         measured.profiles(folder)
 
 
+def test_the_committed_tables_have_all_that_the_page_reads():
+    data = ROOT / "book/data"
+    rows = measured.bench(data)["rows"]
+    assert len(measured.training(rows)) >= 2 and len(measured.products(rows)) >= 1
+    assert len(measured.loss_at_scale(rows)) >= 3 and len(measured.loaders(rows)) >= 2
+    assert measured.decoded_once(rows) > 0
+    assert (measured.speeds(data)["samples_per_s"] > 0).all()
+    assert (measured.profiles(data)["ms"] >= 0).all()
+
+
 def test_commands_of_cases():
     assert "--attention" not in speed.Case("XS").command(1, Path("d"))
     two = speed.Case("XS", path="torch", processes=2, compile=True).command(1, Path("d"))

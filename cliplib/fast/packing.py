@@ -14,10 +14,8 @@ from torch import Tensor
 
 from cliplib.fast.tower import Rows
 
-
-ROWS = (
-    4  # rows are a multiple of it: a new shape costs the library of matrix products time and memory
-)
+#: Rows are a multiple of it: the library of matrix products spends time and memory on every new shape.
+ROWS = 4
 
 
 @dataclass(frozen=True)

@@ -80,11 +80,11 @@ class FastStep:
             ]
         )
         ends = [(part[0][0], part[1][0]) for part in done]
-        value, d_image, d_text = self._together([partial(self._loss, ends, loss)])[0]
+        value, d_image, d_text = self.alone(partial(self._loss, ends, loss))
         sizes = [len(at) for at in parts]
         slopes = zip(d_image.split(sizes), d_text.split(sizes))
         self._together([partial(self._backward, p, *d, done[p]) for p, d in enumerate(slopes)])
-        self._together([self.weights.gather])
+        self.alone(self.weights.gather)
         self.gmacs += sum(
             executed_gmacs(self.rung, image.rows, text.packed.rows)
             for (_, image), (_, text) in done
@@ -93,7 +93,7 @@ class FastStep:
 
     def clip_gradient(self, most: float) -> Tensor:
         """The gradient's norm, before it is scaled down to ``most``."""
-        return self._together([partial(_clip, self.weights.gradient, most)])[0]
+        return self.alone(partial(_clip, self.weights.gradient, most))
 
     def take_gmacs(self) -> float:
         """GMACs multiplied in forward passes since the last call."""
@@ -122,6 +122,14 @@ class FastStep:
             d_image, d_text, d_log_scale = torch.autograd.grad(value, (image, text, log_scale))
         self.d_log_scale.copy_(d_log_scale)
         return value.detach(), d_image, d_text
+
+    def alone(self, task: Callable[[], Answer]) -> Answer:
+        """Do something on one thread of the pool.
+
+        torch's own threads spin for a while after they have worked; a step that woke them would take a
+        core from the parts of the next one.
+        """
+        return self._together([task])[0]
 
     def _together(self, tasks: Sequence[Callable[[], Answer]]) -> list[Answer]:
         return [future.result() for future in [self.pool.submit(_quietly, t) for t in tasks]]

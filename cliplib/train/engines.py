@@ -125,7 +125,7 @@ class FastEngine:
     def step(self, lr: float) -> None:
         """One step of AdamW."""
         _set_lr(self.optimiser, lr)
-        self.optimiser.step()
+        self.fast.alone(self.optimiser.step)
         self.clip.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
 
     def executed_gmacs(self) -> float:
