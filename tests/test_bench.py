@@ -64,7 +64,14 @@ def test_the_report_is_complete_json_and_names_no_machine(tmp_path, monkeypatch,
     assert bench.main(["quick", "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     assert set(report) == {"machine", "commit", "date", "rows"}
-    row = {"job": "quick", "case": "a case", "peer": 3.0, "ours": 1.5, "unit": "CPU s", "ratio": 2.0}
+    row = {
+        "job": "quick",
+        "case": "a case",
+        "peer": 3.0,
+        "ours": 1.5,
+        "unit": "CPU s",
+        "ratio": 2.0,
+    }
     when = {"commit": report["commit"], "date": report["date"]}
     assert report["rows"] == [{**row, **when}]
     report["rows"] += [{**row, "job": "another"}, {**row, "ours": 99.0}]

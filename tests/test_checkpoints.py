@@ -266,7 +266,9 @@ def test_a_checkpoint_of_older_code_is_passed_over_with_a_line(kept, said):
     kept.save(120, TENSORS, {})
     assert other(kept, code_hash="bbbb").latest() is None
     assert said[-1].endswith("the training code changed since; starting this run over")
-    with pytest.raises(InputError, match=r"for precision fp32; .* bf16, and the training code chang"):
+    with pytest.raises(
+        InputError, match=r"for precision fp32; .* bf16, and the training code chang"
+    ):
         other(kept, code_hash="bbbb", precision="bf16").latest()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cliplib import InputError, evaluate, model, records
-from cliplib.ladder import model_config, rung
+from cliplib.ladder import rung
 
 
 @pytest.fixture(scope="module")

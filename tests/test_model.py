@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cliplib import InputError, model
-from cliplib.ladder import EOS_ID, VOCAB_SIZE, model_config, rung
+from cliplib.ladder import EOS_ID, VOCAB_SIZE, rung
 
 RUNG = rung("XXS")
 CAPTIONS = [
