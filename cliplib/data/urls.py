@@ -70,14 +70,18 @@ def _entry(entry: str) -> Iterator[str]:
 
 
 def _braces(part: str) -> list[str]:
-    """Webdataset's own expansion, which knows variables (``${WDS_HOME}``) too; backslashes stay."""
+    """Brace ranges and variables (``${WDS_HOME}``) as webdataset expands them.
+
+    It would take backslashes for its own and cut commands at ``::``: both are kept from it.
+    """
     from webdataset.shardlists import expand_urls
 
     ranges = re.findall(r"\{(\d+)\.\.(\d+)\}", part)
     if prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > MOST_SHARDS:
         raise InputError(f"{part}: over {MOST_SHARDS:,} shards; is a brace range mistyped?")
     try:
-        return expand_urls(part.replace("\\", "\\\\"))
+        hidden = part.replace("\\", "\\\\").replace("::", "\0")
+        return [url.replace("\0", "::") for url in expand_urls(hidden)]
     except ValueError:
         raise InputError(f"{part}: braces do not match; write {{000000..000123}}") from None
 
