@@ -268,8 +268,8 @@ def test_the_golden_loss_curve(corpus, tmp_path):
     golden = json.loads(GOLDEN.read_text())
     assert golden["corpus_hash"] == corpus.hash, "the golden curve is of another corpus"
     losses, _ = first_steps(corpus, tmp_path, STEPS, precision="fp32")
-    assert losses == pytest.approx(golden["loss"], abs=2e-4)
-    assert losses[:3] == pytest.approx(golden["loss"][:3], abs=2e-6)
+    assert losses == pytest.approx(golden["loss"], abs=1e-3)
+    assert losses[:3] == pytest.approx(golden["loss"][:3], abs=2e-5)
 
 
 if __name__ == "__main__":
