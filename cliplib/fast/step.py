@@ -72,7 +72,7 @@ class FastStep:
         """
         parts = np.array_split(np.arange(len(images)), PARTS)
         rows = self.row_of[tokens]
-        self.weights.cast()
+        self.alone(self.weights.cast)
         done = self._together(
             [
                 partial(self._forward, p, images[at], rows[at], lengths[at])
