@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -64,15 +65,12 @@ def through(batches: Iterable[Any], batch_size: int, warmup: int, seconds: float
 
 def tree_cpu_seconds() -> float:
     """Processor seconds of this process and of those it started that still live."""
-    me = psutil.Process()
-    total = 0.0
-    for process in (me, *me.children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-    return total
+
+    def spent(process: psutil.Process) -> float:
+        times = process.cpu_times()
+        return times.user + times.system
+
+    return _over_tree(spent)
 
 
 def peak_mb() -> float:
@@ -83,12 +81,18 @@ def peak_mb() -> float:
 
 def private_mb() -> float:
     """What this process and those it started hold now that is no mapped file, in MiB."""
-    me = psutil.Process()
-    total = 0
+
+    def held(process: psutil.Process) -> float:
+        memory = process.memory_info()
+        return (memory.rss - getattr(memory, "shared", 0)) / 2**20
+
+    return _over_tree(held)
+
+
+def _over_tree(measure: Callable[[psutil.Process], float]) -> float:
+    """The sum over this process and those it started, without those that end meanwhile."""
+    me, total = psutil.Process(), 0.0
     for process in (me, *me.children(recursive=True)):
-        try:
-            memory = process.memory_info()
-        except psutil.NoSuchProcess:
-            continue
-        total += memory.rss - getattr(memory, "shared", 0)
-    return total / 2**20
+        with suppress(psutil.NoSuchProcess):
+            total += measure(process)
+    return total

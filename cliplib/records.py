@@ -36,7 +36,7 @@ TRAIN_CODE = (
     *READ_CODE, "fast",
     *(f"data/{name}.py" for name in ("batches", "bundles", "lanes", "states", "stream")),
     *(f"train/{name}.py" for name in
-      ("captions", "engines", "feeds", "loop", "loss", "optimiser", "packing", "world")),
+      ("captions", "engines", "feeds", "loop", "loss", "optimiser", "state", "world")),
 )
 EVALUATE_CODE = (*READ_CODE, "evaluate")
 # fmt: on

@@ -21,7 +21,7 @@ from cliplib import InputError, ladder, model
 from cliplib.train import checkpoint_file
 from cliplib.train.checkpoints import Checkpoints
 from cliplib.train.optimiser import adamw
-from cliplib.train.packing import pack, unpack
+from cliplib.train.state import pack, unpack
 
 IDENTITY = {"run": {"lr": 0.001, "batch_size": 128}, "precision": "fp32", "code_hash": "aaaa"}
 TENSORS = {"weights": torch.arange(12.0).reshape(3, 4)}

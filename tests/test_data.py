@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import tarfile
 from collections import Counter
 from itertools import islice
 
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from shard_files import write_shard
 
 from cliplib import InputError
 from cliplib.data import batches, caption_choice, load_split, open_corpus, samples, training_pairs
@@ -21,15 +21,6 @@ def png(colour=(0, 0, 0, 255), size=(32, 32), mode="RGBA"):
     buffer = io.BytesIO()
     Image.new(mode, size, colour).save(buffer, "png")
     return buffer.getvalue()
-
-
-def shard(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return str(path)
 
 
 # ------------------------------------------------------------------------------------------ batches
@@ -92,7 +83,7 @@ def test_captions_are_drawn_evenly_and_again_the_same():
 
 
 def test_bad_samples_are_counted_by_kind_and_good_ones_kept(tmp_path):
-    url = shard(
+    url = write_shard(
         tmp_path / "a.tar",
         [
             ("good.png", png()), ("good.txt", b"a cat"), ("good.json", b'{"concept": "cat"}'),
@@ -115,7 +106,7 @@ def test_bad_samples_are_counted_by_kind_and_good_ones_kept(tmp_path):
 
 
 def test_transparency_becomes_white(tmp_path):
-    url = shard(tmp_path / "a.tar", [("k.png", png((0, 0, 0, 0))), ("k.txt", b"nothing")])
+    url = write_shard(tmp_path / "a.tar", [("k.png", png((0, 0, 0, 0))), ("k.txt", b"nothing")])
     (sample,) = samples([url], Counter())
     assert sample["image"].shape == (32, 32, 3) and (sample["image"] == 255).all()
 
@@ -127,7 +118,7 @@ def test_a_truncated_shard_is_counted_and_what_came_before_it_is_served(tmp_path
         for kind, content in (("png", png()), ("txt", b"x"))
     ]
     whole = tmp_path / "a.tar"
-    shard(whole, members)
+    write_shard(whole, members)
     cut = tmp_path / "b.tar"
     cut.write_bytes(whole.read_bytes()[:20_000])
     bad = Counter()
@@ -153,7 +144,7 @@ def tiny_corpus(folder, n=20):
         members += [(f"{i:03}.png", png((i, i, i, 255))), (f"{i:03}.txt", f"thing {i}".encode())]
         members += [(f"{i:03}.json", json.dumps(about).encode())]
     path = folder / "train-000000.tar"
-    shard(path, members)
+    write_shard(path, members)
     content = path.read_bytes()
     manifest = {
         "corpus_hash": "test", "data_scales": {"2k": 10, "all": n}, "pairs": {"path": "pairs.csv.gz"},

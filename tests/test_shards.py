@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from shard_files import write_shard
 
 from cliplib import InputError
 from cliplib.data import faults, samples
@@ -30,15 +31,6 @@ def picture_bytes(image, kind="png", **options):
 
 def png(colour=(0, 0, 0, 255), size=(32, 32), mode="RGBA"):
     return picture_bytes(Image.new(mode, size, colour))
-
-
-def shard(path, members, **options):
-    with tarfile.open(path, "w", **options) as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return str(path)
 
 
 def read(url):
@@ -119,7 +111,7 @@ def test_what_is_printed_of_a_name_holds_no_secret():
 
 
 def test_members_are_grouped_by_the_name_up_to_its_first_dot(tmp_path):
-    url = shard(
+    url = write_shard(
         tmp_path / "a.tar",
         [("d/1.png", b"i"), ("d/1.txt", b"t"), ("2.seg.png", b""), ("2.JPG", b"i"), ("2.txt", b"t"),
          ("__meta__.json", b"{}"), ("._1.png", b"x"), ("3.txt", b"t"), ("4.png", b"i")],
@@ -149,7 +141,7 @@ def test_every_form_of_tar_is_read(tmp_path, form):
 
 def test_a_zipped_shard_is_read_and_its_truncation_seen(tmp_path):
     members = [member for i in range(50) for member in pair(f"{i:03}")]
-    shard(tmp_path / "a.tar", members)
+    write_shard(tmp_path / "a.tar", members)
     zipped = gzip.compress((tmp_path / "a.tar").read_bytes())
     (tmp_path / "a.tar.gz").write_bytes(zipped)
     (tmp_path / "b.tar.gz").write_bytes(zipped[: len(zipped) // 2])
@@ -162,7 +154,7 @@ def test_a_zipped_shard_is_read_and_its_truncation_seen(tmp_path):
 @given(cut=st.integers(0, 40 * 2 * 1024 - 1))
 def test_a_shard_cut_anywhere_gives_the_samples_before_the_cut(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("cut")
-    whole = shard(folder / "a.tar", [member for i in range(40) for member in pair(f"{i:03}")])
+    whole = write_shard(folder / "a.tar", [member for i in range(40) for member in pair(f"{i:03}")])
     (folder / "b.tar").write_bytes(Path(whole).read_bytes()[:cut])
     found, end = read(str(folder / "b.tar"))
     assert [key for key, _ in found] == [f"{i:03}" for i in range(len(found))]
@@ -181,10 +173,10 @@ def test_no_bytes_break_the_reader(tmp_path_factory, content):
 
 
 def test_shards_that_are_none_have_their_kinds(tmp_path):
-    shard(tmp_path / "empty.tar", [])
+    write_shard(tmp_path / "empty.tar", [])
     (tmp_path / "zero.tar").touch()
     (tmp_path / "page.tar").write_bytes(b"<html>404</html>" * 100)
-    content = bytearray(Path(shard(tmp_path / "a.tar", pair("1") + pair("2"))).read_bytes())
+    content = bytearray(Path(write_shard(tmp_path / "a.tar", pair("1") + pair("2"))).read_bytes())
     content[2048 + 20] ^= 1  # in a header
     (tmp_path / "flipped.tar").write_bytes(content)
     assert read(str(tmp_path / "empty.tar")) == ([], faults.EMPTY_SHARD)
@@ -195,20 +187,22 @@ def test_shards_that_are_none_have_their_kinds(tmp_path):
 
 
 def test_a_key_that_comes_again_is_skipped(tmp_path):
-    url = shard(tmp_path / "a.tar", [*pair("1"), *pair("1"), *pair("2"), *pair("1"), *pair("3")])
+    url = write_shard(
+        tmp_path / "a.tar", [*pair("1"), *pair("1"), *pair("2"), *pair("1"), *pair("3")]
+    )
     dup = faults.DUPLICATE_KEY
     assert read(url)[0] == [("1", None), ("1", dup), ("2", None), ("1", dup), ("3", None)]
 
 
 def test_a_huge_member_is_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr("cliplib.data.tar.MAX_FILE", 5000)
-    url = shard(tmp_path / "a.tar", [("1.png", bytes(6000)), ("1.txt", b"t"), *pair("2")])
+    url = write_shard(tmp_path / "a.tar", [("1.png", bytes(6000)), ("1.txt", b"t"), *pair("2")])
     assert read(url) == ([("1", faults.FILE_TOO_LARGE), ("2", None)], None)
 
 
 def test_names_never_become_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    url = shard(tmp_path / "a.tar", [*pair("../out"), *pair("/abs")])
+    url = write_shard(tmp_path / "a.tar", [*pair("../out"), *pair("/abs")])
     assert [key for key, _ in read(url)[0]] == ["../out", "/abs"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
@@ -367,7 +361,7 @@ def test_pictures_that_are_none_have_their_kinds(content, kind):
 
 
 def test_samples_are_served_at_full_size_and_faults_counted(tmp_path):
-    url = shard(
+    url = write_shard(
         tmp_path / "a.tar",
         [("good.png", png(size=(9, 5))), ("good.txt", b"a cat"), ("good.json", b'{"concept": "cat"}'),
          ("page.png", b"<html>"), ("page.txt", b"x"), ("mute.png", png()), *pair("good")],

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from shard_files import write_shard
 
 from cliplib import InputError
 from cliplib.data import faults
@@ -32,14 +33,6 @@ def png(number):
     return buffer.getvalue()
 
 
-def write(path, members):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
 def build(folder, sizes, caption=lambda number: f"thing {number}"):
     """Shards of so many samples; keys are running numbers."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +44,7 @@ def build(folder, sizes, caption=lambda number: f"thing {number}"):
             members += [(f"{number}.png", png(number)), (f"{number}.txt", caption(number).encode())]
             members += [(f"{number}.json", json.dumps(about).encode())]
             number += 1
-        write(folder / f"{shard:03}.tar", members)
+        write_shard(folder / f"{shard:03}.tar", members)
     return ShardSource((str(folder),), lanes=4, shuffle=20)
 
 
@@ -298,7 +291,7 @@ def damage(folder):
         path = folder / f"{shard:03}.tar"
         with tarfile.open(path) as tar:
             members = [(m.name, tar.extractfile(m).read()) for m in tar]
-        write(path, change(members))
+        write_shard(path, change(members))
 
     edit(0, lambda m: [("0.png", HTML), *m[1:]])
     edit(1, lambda m: [m[0], *m[3:]])  # picture without caption
@@ -318,7 +311,7 @@ def damage(folder):
     edit(5, lambda m: [("200.png", _large()), *m[1:]])
     path = folder / "006.tar"
     path.write_bytes(path.read_bytes()[: 20 * 6 * 512 + 700])
-    write(folder / "007.tar", [])
+    write_shard(folder / "007.tar", [])
     expected = {
         faults.HTML: 1, faults.NO_CAPTION: 1, faults.NO_IMAGE: 1, faults.BAD_TEXT: 1,
         faults.DUPLICATE_KEY: 2, faults.EMPTY_CAPTION: 1, faults.BAD_JSON: 1, faults.TOO_LARGE: 1,
@@ -395,7 +388,7 @@ def test_two_of_eight_shards_cut_is_too_much_however_few_samples_that_is(tmp_pat
 def test_shards_with_nothing_to_serve_end_in_an_error(tmp_path, members):
     build(tmp_path / "s", [1] * 4)
     for shard in range(4):
-        write(tmp_path / "s" / f"{shard:03}.tar", members)
+        write_shard(tmp_path / "s" / f"{shard:03}.tar", members)
     with pytest.raises(InputError, match="4 shards in a row hold no usable sample"):
         run(ShardSource((str(tmp_path / "s"),), lanes=4, max_bad_share=1.0), 1)
 
@@ -404,7 +397,7 @@ def test_a_great_deal_of_rubbish_is_noticed_before_the_first_batch(tmp_path):
     source = build(tmp_path / "s", [1] * 4)
     for shard in range(4):
         members = [(f"{n}.{kind}", HTML) for n in range(1500) for kind in ("png", "txt")]
-        write(tmp_path / "s" / f"{shard:03}.tar", members)
+        write_shard(tmp_path / "s" / f"{shard:03}.tar", members)
     with pytest.raises(InputError, match="web page instead of an image"):
         run(replace(source, shuffle=1200, lanes=1), 1)
 

@@ -1,10 +1,10 @@
 """From the command line: a run over deliberately damaged shards counts what it skipped, or stops."""
 
-import io
 import json
 import tarfile
 
 import pytest
+from shard_files import write_shard
 
 from cliplib import records
 from cliplib.__main__ import main
@@ -26,12 +26,8 @@ def members(path):
 
 
 def write(path, samples, also=()):
-    with tarfile.open(path, "w") as tar:
-        for key, sample in [*samples.items(), *also]:
-            for kind, content in sample.items():
-                info = tarfile.TarInfo(f"{key}.{kind}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+    whole = [*samples.items(), *also]
+    write_shard(path, [(f"{key}.{kind}", c) for key, sample in whole for kind, c in sample.items()])
 
 
 @pytest.fixture(scope="module")

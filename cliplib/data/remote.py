@@ -136,11 +136,7 @@ class _Web:
         length = self._answer.headers.get("Content-Length")
         self._left = int(length) if length else None
         if start and self._answer.status != 206:  # the server sends all of it again
-            try:
-                _skip(self, start)
-            except BaseException:
-                self.close()
-                raise
+            _skip(self, start)
 
     def read(self, size: int) -> bytes:
         data = self._answer.read(size)
@@ -170,11 +166,7 @@ class _Command:
         self._waiter = selectors.DefaultSelector()
         if os.name == "posix":
             self._waiter.register(self._out, selectors.EVENT_READ)
-        try:
-            _skip(self, start)
-        except BaseException:
-            self.close()
-            raise
+        _skip(self, start)
 
     def read(self, size: int) -> bytes:
         if self._waiter.get_map() and not self._waiter.select(COMMAND_SILENCE):
@@ -202,8 +194,13 @@ class _Command:
 
 
 def _skip(source: _Source, size: int) -> None:
-    while size > 0:
-        got = len(source.read(min(size, BUFFER)))
-        if not got:
-            raise ConnectionError("shorter than before")
-        size -= got
+    """Read past so many bytes; a source that fails on the way is closed."""
+    try:
+        while size > 0:
+            got = len(source.read(min(size, BUFFER)))
+            if not got:
+                raise ConnectionError("shorter than before")
+            size -= got
+    except BaseException:
+        source.close()
+        raise

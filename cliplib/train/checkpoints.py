@@ -142,7 +142,7 @@ class Checkpoints:
 
         Damaged and outdated files are passed over, each with a line that says so. The tensors are on
         the CPU and may be read from the file only when they are used: copy them, as
-        :func:`cliplib.train.packing.unpack` does.
+        :func:`cliplib.train.state.unpack` does.
 
         Raises:
             InputError: the newest whole checkpoint was made for another run (the message names the

@@ -27,7 +27,7 @@ from cliplib.train.config import Engine as Switches
 from cliplib.train.feeds import Share
 from cliplib.train.loss import cached_backward, info_nce
 from cliplib.train.optimiser import adamw, adamw_of
-from cliplib.train.packing import pack, unpack
+from cliplib.train.state import pack, unpack
 from cliplib.train.world import World
 
 CLIP_NORM = 1.0

@@ -24,7 +24,7 @@ from cliplib.ladder import EOS_ID, rung
 from cliplib.train.checkpoints import Checkpoints
 from cliplib.train.loss import info_nce
 from cliplib.train.optimiser import adamw_of
-from cliplib.train.packing import pack
+from cliplib.train.state import pack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
