@@ -265,6 +265,24 @@ def test_a_run_on_shards_goes_on_where_it_was(corpus, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_run_on_shards_goes_on_after_they_have_moved(corpus, tmp_path):
+    run = run_spec("smoke", "XXS", STEPS * 32, data_scale="all", corpus="shards", batch_size=32)
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        for n in range(2):
+            (folder / f"{n}.tar").symlink_to(corpus.folder / f"train-{n:06}.tar")
+    settings = [Settings(data=Data(shards=(str(f),), lanes=2, shuffle=100)) for f in (here, there)]
+    loop = _Loop(run, None, tmp_path / "run", settings[0], World(), quiet)
+    for _ in range(5):
+        loop.take_step()
+    loop.save()
+    loop.feed.close()
+    said = []
+    train(run, None, tmp_path / "run", settings=settings[1], say=said.append)
+    assert "resumed at step 5" in said[0]
+
+
 # ---------------------------------------------------------------------------- the configuration file
 
 

@@ -24,6 +24,8 @@ from cliplib.data import (
     merge_states,
     training_rows,
 )
+from cliplib.data.states import digest
+from cliplib.data.urls import expand
 from cliplib.ladder import Rung, RunSpec
 from cliplib.train.captions import training_captions
 from cliplib.train.config import Data
@@ -76,12 +78,15 @@ def open_feed(
 
 
 def data_hash(run: RunSpec, corpus: Corpus | None, data: Data) -> str:
-    """Identity of the training data: the corpus's own, or a hash of how the shards are read."""
+    """Identity of the training data: the corpus's own, or a hash of the shards and how they are read.
+
+    Shards count by their names without folders, as in the loader's own state: data may move.
+    """
     if corpus is not None:
         return corpus.hash if data.unique_captions is not False else f"{corpus.hash}-repeats"
     source = data.source(run.seed)
     fields = (source.sampler, source.lanes, source.shuffle, source.unique, source.augment)
-    return records.digest(*source.urls, *map(str, fields))
+    return records.digest(digest(expand(source.urls)), *map(str, fields))
 
 
 class IconFeed:
