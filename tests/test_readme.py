@@ -9,7 +9,7 @@ from conftest import ROOT
 from PIL import Image
 
 from cliplib import records
-from cliplib.__main__ import VERBS
+from cliplib.__main__ import VERBS, main
 from cliplib.ladder import rung, scale
 
 README = (ROOT / "README.md").read_text()
@@ -41,6 +41,14 @@ def test_every_rung_and_scale_that_is_named_exists():
         assert scale("".join(name))
     for name in re.findall(r"-p rung (\S+)", README):
         assert rung(name)
+
+
+def test_every_dry_run_that_is_named_runs(capsys):
+    found = re.findall(r"-m cliplib (study .*--dry-run[^#\n]*)", README)
+    assert found
+    for line in found:
+        assert main(line.split()) == 0, capsys.readouterr().err
+        assert "total: " in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------ the committed study
