@@ -1,4 +1,4 @@
-"""The verbs that work on one run: train it, evaluate a checkpoint."""
+"""The verb that trains one run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from cliplib import InputError
 
 if TYPE_CHECKING:
     from cliplib.train import TrainConfig
@@ -68,32 +66,3 @@ def _with_options(config: TrainConfig, args: argparse.Namespace) -> TrainConfig:
     if args.profile is not None:
         watch = replace(watch, profile=args.profile)
     return replace(config, settings=replace(settings, instruments=watch))
-
-
-def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``python -m cliplib evaluate``."""
-    parser.epilog = (
-        "example: python -m cliplib evaluate runs/NAME/checkpoint --out runs/NAME/eval.json"
-    )
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint folder, as training writes it")
-    parser.add_argument("--data", type=Path, default=Path("data/icons"), help="the built corpus")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="eval.json to write; ranks.npz goes beside it"
-    )
-    parser.add_argument("--precision", choices=("bf16", "fp32"), help="default: by hardware")
-
-
-def run_evaluate(args: argparse.Namespace) -> int:
-    """Evaluate a checkpoint."""
-    from cliplib.data import open_corpus
-    from cliplib.evaluate import evaluate
-
-    if args.out.name != "eval.json":
-        raise InputError(
-            f"--out {args.out}: must end in eval.json (ranks.npz is written beside it)"
-        )
-    name = args.checkpoint.resolve().parent.name
-    evaluate(
-        args.checkpoint, open_corpus(args.data), args.out.parent, name, precision=args.precision
-    )
-    return 0

@@ -38,7 +38,20 @@ TRAIN_CODE = (
     *(f"train/{name}.py" for name in
       ("captions", "engines", "feeds", "loop", "loss", "optimiser", "state", "world")),
 )
-EVALUATE_CODE = (*READ_CODE, "evaluate")
+FEATURES_CODE = (
+    *READ_CODE, *(f"pretrained/{name}.py" for name in ("clip_towers", "opening", "pixels", "texts")),
+    *(f"evaluate/{name}.py" for name in
+      ("blocks", "features", "icon_tasks", "images", "metrics", "outcomes", "ranks", "tasks")),
+    "evaluate/prompts.json",
+)
+EVALUATE_CODE = (
+    *FEATURES_CODE,
+    *(f"evaluate/{name}.py" for name in
+      ("icons", "retrieval", "robustness", "similarity", "zero_shot")),
+)
+PROBE_CODE = (
+    *FEATURES_CODE, "evaluate/linear_probe.py", "evaluate/probe.py", "evaluate/probe_tasks.csv",
+)
 # fmt: on
 
 #: Fields that may differ between two equal runs: when, where and how fast, never what came out.
@@ -56,6 +69,10 @@ REQUIRED = {
     "eval.json": (
         "schema_version", "run_id", "checkpoint_hash", "code_hash", "corpus_hash", "commit",
         "versions", "hardware", "seconds", "finished", "prompt_hash", "precision", "metrics",
+    ),
+    "probe.json": (
+        "schema_version", "run_id", "checkpoint_hash", "code_hash", "corpus_hash", "commit",
+        "versions", "hardware", "seconds", "finished", "precision", "settings", "metrics",
     ),
 }  # fmt: skip
 

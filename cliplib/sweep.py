@@ -80,19 +80,15 @@ def sweep(scale: str, rung: str, samples: int, corpus: Corpus, folder: Path, tab
 def _one(
     scale: str, rung: str, samples: int, lr: float, corpus: Corpus, folder: Path
 ) -> dict[str, object]:
-    from cliplib import model
-    from cliplib.evaluate import clustered_mean, retrieval, top_k, validation_pool
+    from cliplib.evaluate import clustered_mean, retrieve, top_k, validation_pool
+    from cliplib.pretrained.opening import open_model
     from cliplib.train import train
 
     run = run_spec(scale, rung, samples, lr=lr)
     out = folder / run.run_id
     record = train(run, corpus, out)
-    pool, how = validation_pool(corpus), model.numerics()
-    rows = {key: place for place, key in enumerate(pool.keys)}
-    both = retrieval(
-        model.load(out / "checkpoint", how.attention).eval(), pool, rows, how, "v"
-    ).values()
-    losses = [clustered_mean(r.loss, r.item).value for r in both if r.loss is not None]
+    both = retrieve(open_model(str(out / "checkpoint")), validation_pool(corpus)).values()
+    losses = [clustered_mean(r.loss, r.item).value for r in both]
     recalls = [top_k(r.rank, 5).mean() for r in both]
     shutil.rmtree(out)
     return {

@@ -1,12 +1,13 @@
 """Evaluation: every number comes from stored ranks, with items, chance and interval."""
 
-import json
-
 import numpy as np
 import pytest
 
 from cliplib import InputError, evaluate, model, records
+from cliplib.evaluate.blocks import Workers
 from cliplib.ladder import rung
+
+SILENT = Workers(say=lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcome(corpus, checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
-    return folder, evaluate.evaluate(checkpoint, corpus, folder, "untrained", say=lambda line: None)
+    return folder, evaluate.evaluate(checkpoint, corpus, folder, "untrained", workers=SILENT)
 
 
 def rows(record):
@@ -45,6 +46,7 @@ def test_every_metric_names_its_items_chance_and_interval(outcome):
 def test_the_tasks_of_the_corpus_are_all_there(outcome, corpus):
     found = {task for task, _ in rows(outcome[1])}
     assert found >= {*corpus.manifest["tasks"], "retrieval", "validation", "emoji"}
+    assert found >= {"validation-names", "robustness"}
     assert (
         rows(outcome[1])["phosphor", "top1"]["n_clusters"]
         < rows(outcome[1])["phosphor", "top1"]["n_items"]
@@ -53,7 +55,7 @@ def test_the_tasks_of_the_corpus_are_all_there(outcome, corpus):
 
 def test_metrics_can_be_recomputed_from_the_stored_ranks(outcome, corpus):
     folder, record = outcome
-    again = evaluate.metric_rows(evaluate.unpack(folder / "ranks.npz"), corpus)
+    again = evaluate.icon_rows(evaluate.unpack(folder / "ranks.npz"), corpus)
     assert again == record["metrics"]
 
 
@@ -66,31 +68,14 @@ def test_the_synonym_tolerant_top_1_is_never_below_the_strict(outcome, corpus):
 
 
 def test_the_same_checkpoint_gives_the_same_record(outcome, corpus, checkpoint, tmp_path):
-    again = evaluate.evaluate(checkpoint, corpus, tmp_path, "untrained", say=lambda line: None)
+    again = evaluate.evaluate(checkpoint, corpus, tmp_path, "untrained", workers=SILENT)
     assert records.results(again) == records.results(outcome[1])
     assert (tmp_path / "ranks.npz").read_bytes() == (outcome[0] / "ranks.npz").read_bytes()
 
 
-def test_features_do_not_depend_on_the_batch_size(corpus, checkpoint):
-    from cliplib.data import load_split
-    from cliplib.evaluate.features import image_features, text_features
-
-    clip, how = model.load(checkpoint).eval(), model.numerics("fp32")
-    pairs = load_split(corpus, "val").take(np.arange(70))
-    texts = [captions[0] for captions in pairs.captions]
-    assert np.allclose(
-        image_features(clip, pairs.images, how, 7),
-        image_features(clip, pairs.images, how, 64),
-        atol=1e-6,
-    )
-    assert np.allclose(
-        text_features(clip, texts, how, 7), text_features(clip, texts, how, 64), atol=1e-6
-    )
-
-
 def test_pools_have_distinct_concepts_and_their_fixed_size(corpus):
-    for pool in (evaluate.held_out_pool(corpus), evaluate.validation_pool(corpus)):
-        assert len(pool) == len(set(pool.concepts)) == evaluate.POOL
+    for pool in (evaluate.retrieval_pool(corpus), evaluate.validation_pool(corpus)):
+        assert len(pool.images) == len(set(pool.clusters)) == evaluate.POOL
 
 
 def test_coverage_grows_with_the_data_scale(corpus):
@@ -110,7 +95,7 @@ def test_similarity_parts_split_a_task_and_chance_stays(outcome, corpus):
 
 
 def test_no_checkpoint_leaves_nothing_half_written(corpus, tmp_path):
-    with pytest.raises(InputError, match="no usable checkpoint"):
+    with pytest.raises(InputError, match="no model or folder"):
         evaluate.evaluate(tmp_path / "none", corpus, tmp_path / "out", "x")
     assert not (tmp_path / "out").exists()
 
@@ -122,7 +107,63 @@ def test_damaged_ranks_are_one_line(tmp_path):
 
 
 def test_templates_keep_a_place_for_the_class_name():
-    from cliplib.evaluate.features import TEMPLATES, prompt_hash, templates
+    from cliplib.evaluate.icon_tasks import templates
 
-    assert len(set(templates())) == len(json.loads(TEMPLATES.read_text())["icons"])
-    assert all(template.count("{}") == 1 for template in templates()) and len(prompt_hash()) == 16
+    for kind in ("icons", "styles"):
+        assert len(set(templates(kind))) == len(templates(kind))
+        assert all(template.count("{c}") == 1 for template in templates(kind))
+
+
+def test_the_record_pins_the_circumstances(outcome):
+    model_ = outcome[1]["model"]
+    assert model_["activation"] == "gelu" and model_["image_px"] == 32
+    assert model_["training_mode"] is False and len(outcome[1]["prompt_hash"]) == 16
+    assert outcome[1]["checkpoint_hash"] == model_["weights_hash"]
+
+
+def test_validation_names_are_in_distribution_and_whole_groups(corpus):
+    from cliplib.evaluate.icon_tasks import validation_task
+
+    task = validation_task(corpus)
+    rows = corpus.pairs.iloc[task.items]
+    assert set(rows["split"]) == {"val"} and len(task.classes) > 500
+    assert [task.classes[label] for label in task.labels] == rows["concept"].tolist()
+    trained = corpus.pairs[corpus.pairs["split"] == "train"]
+    sets = trained.groupby("concept")["set"].nunique()
+    assert sets[list(task.classes)].min() >= 2
+    assert not set(rows["group"]) & set(trained["group"])
+
+
+def test_robustness_weighs_artists_not_pictures(outcome):
+    from cliplib.evaluate.robustness import ARTISTS
+
+    found = rows(outcome[1])
+    levels = [
+        np.mean([found[task, "accuracy_20_way"]["value"] for task in tasks])
+        for tasks in ARTISTS.values()
+    ]
+    assert found["robustness", "accuracy_20_way"]["value"] == pytest.approx(
+        np.mean(levels), abs=1e-6
+    )
+    assert not any("kameleon" in tasks for tasks in ARTISTS.values())  # small sets are only shown
+
+
+def test_probe_tasks_are_split_by_concept_and_allow_25_shots(corpus):
+    from cliplib.evaluate.icon_tasks import probe_tasks
+
+    for splits in probe_tasks(corpus):
+        parts = [splits.train, splits.val, splits.test]
+        concepts = [set(part.clusters) for part in parts]
+        assert not concepts[0] & concepts[1] and not concepts[0] & concepts[2]
+        assert not concepts[1] & concepts[2]
+        assert np.bincount(splits.train.labels).min() >= 25
+        assert sum(len(part.images) for part in parts) > 1000
+
+
+def test_fine_categories_are_many_and_their_parts_share_no_picture(corpus):
+    from cliplib.evaluate.icon_tasks import fine_categories
+
+    splits = fine_categories(corpus)
+    items = [set(part.items) for part in (splits.train, splits.val, splits.test)]
+    assert len(splits.train.classes) > 1000 and not items[0] & items[1] and not items[1] & items[2]
+    assert set(corpus.pairs.iloc[splits.train.items]["split"]) == {"train"}

@@ -171,7 +171,8 @@ def test_an_unchanged_study_does_nothing_and_a_changed_training_code_redoes_all(
 def test_what_decides_currency_is_training_and_evaluation_code_not_chapters():
     members = {*records.TRAIN_CODE, *records.EVALUATE_CODE}
     loop = {f"train/{name}.py" for name in ("loop", "loss", "optimiser", "captions")}
-    assert {"model.py", "data/corpus.py", "fast", "evaluate", *loop} <= members
+    tested = {"evaluate/icons.py", "evaluate/features.py", "pretrained/opening.py"}
+    assert {"model.py", "data/corpus.py", "fast", *tested, *loop} <= members
     assert all((records.PACKAGE / member).exists() for member in members)
     assert not [m for m in members if m.split("/")[0] in ("book", "paper", "laws", "figures.py")]
 

@@ -66,11 +66,22 @@ class Estimate:
     n_clusters: int
 
 
-def clustered_mean(values: np.ndarray, clusters: np.ndarray, level: float = 0.95) -> Estimate:
+def clustered_mean(
+    values: np.ndarray,
+    clusters: np.ndarray,
+    level: float = 0.95,
+    weights: np.ndarray | None = None,
+) -> Estimate:
     """Mean of ``values`` with a standard error and a t interval that treat each cluster as one draw.
 
     Six styles of one drawing are not six observations. The variance is that of the cluster totals of
-    deviations, with the usual G / (G - 1) correction (Liang and Zeger 1986).
+    weighted deviations, with the usual G / (G - 1) correction (Liang and Zeger 1986).
+
+    Args:
+        values: (n,) one an item.
+        clusters: (n,) which items belong together.
+        level: of the interval.
+        weights: (n,) of the mean; None: all equal.
 
     Raises:
         ValueError: fewer than two clusters.
@@ -79,8 +90,9 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray, level: float = 0.95
     count = int(ids.max()) + 1
     if count < 2:
         raise ValueError("an interval needs at least two clusters")
-    mean = float(np.mean(values))
-    totals = np.bincount(ids, weights=values - mean)
-    se = float(np.sqrt(count / (count - 1) * np.sum(totals**2)) / len(values))
+    shares = np.full(len(values), 1 / len(values)) if weights is None else weights / weights.sum()
+    mean = float(np.sum(shares * values))
+    totals = np.bincount(ids, weights=shares * (values - mean))
+    se = float(np.sqrt(count / (count - 1) * np.sum(totals**2)))
     half = float(stats.t.ppf(0.5 + level / 2, count - 1)) * se
     return Estimate(mean, se, mean - half, mean + half, len(values), count)

@@ -1,0 +1,126 @@
+"""Rows computed in blocks: the same numbers for any batch, number of threads and processes.
+
+The last bits of a matrix product depend on its shape, and a rank may hang on them. So what is computed
+together is fixed by the data alone: block b holds rows b x size and on. How many blocks are worked on
+at once, by which thread and in which process, changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from cliplib.train.world import World
+
+QUIET = 5.0  # seconds before the first line of progress, and between two
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who computes, and where progress is told. None of it changes a number.
+
+    Attributes:
+        world: the processes; each takes its share of the blocks.
+        say: where lines of progress go, from the main process.
+        batch: images in memory at once, in whole blocks; 0: two blocks a thread.
+    """
+
+    world: World = field(default_factory=World)
+    say: Callable[[str], None] = print
+    batch: int = 0
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.world.main
+
+    def tell(self, line: str) -> None:
+        """Say a line, once for all processes."""
+        if self.main:
+            self.say(line)
+
+
+ALONE = Workers()
+
+
+def blocks_of(rows: int, size: int) -> list[np.ndarray]:
+    """The rows of each block, in order; the last one is shorter."""
+    return [np.arange(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def rows_in_blocks(
+    blocks: Sequence[np.ndarray],
+    width: int,
+    work: Callable[[np.ndarray], np.ndarray],
+    workers: Workers = ALONE,
+    what: str = "",
+    dtype: type = np.float32,
+) -> np.ndarray:
+    """``work`` on every block, each process its share: (n, width), the same on all of them.
+
+    Args:
+        blocks: the rows of each; together they are 0 to n - 1, each once.
+        width: columns of what ``work`` gives.
+        work: rows -> (len(rows), width).
+        workers: the processes, and where progress is told.
+        what: what is done, for the lines of progress.
+        dtype: of the answer.
+    """
+    world = workers.world
+    found: np.ndarray = np.zeros((sum(map(len, blocks)), width), dtype)
+    mine = blocks[world.rank :: world.size]
+    progress = Progress(what, len(mine), workers.tell)
+    ahead = workers.batch // max(len(blocks[0]), 1) if blocks else 0
+    for rows, part in zip(mine, together([partial(work, rows) for rows in mine], ahead)):
+        found[rows] = part
+        progress.add()
+    if world.size > 1:
+        found = world.sum(torch.from_numpy(found)).numpy()
+    return found
+
+
+def together(tasks: Sequence[Callable[[], Answer]], ahead: int = 0) -> Iterator[Answer]:
+    """The answers in order; as many tasks at once as torch has threads, one thread each.
+
+    ``ahead`` bounds how many answers wait to be taken; 0: two a thread.
+    """
+    threads = max(1, torch.get_num_threads())
+    ahead = max(1, ahead or 2 * threads)
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = [pool.submit(task) for task in tasks[:ahead]]
+        try:
+            for place in range(len(tasks)):
+                answer = waiting.pop(0).result()
+                if place + ahead < len(tasks):
+                    waiting.append(pool.submit(tasks[place + ahead]))
+                yield answer
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class Progress:
+    """A line every few seconds: how far, and how long it will still take."""
+
+    def __init__(self, what: str, total: int, say: Callable[[str], None]) -> None:
+        self.what, self.total, self.say = what, total, say
+        self.done, self.start = 0, time.monotonic()
+        self.shown = self.start
+
+    def add(self) -> None:
+        """Count one more."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self.shown >= QUIET and self.done < self.total:
+            self.shown = now
+            left = (now - self.start) * (self.total - self.done) / self.done
+            self.say(f"{self.what}: {self.done / self.total:.0%}, {left:.0f} s left")
