@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliplib import InputError
+from cliplib.downstream import PARTS
 from cliplib.ladder import scale
 from cliplib.records import read_record, write_atomic
 
@@ -28,6 +29,8 @@ COLUMNS = (
 def collect(runs: Path, wanted: Collection[str] | None = None) -> pd.DataFrame:
     """All finished runs in a folder as one table: a row per run and metric, columns :data:`COLUMNS`.
 
+    Metrics of probes and fine-tuning follow those of the evaluation, where a run has them.
+
     Args:
         runs: folder of run folders; it may be absent.
         wanted: only these run ids.
@@ -38,11 +41,28 @@ def collect(runs: Path, wanted: Collection[str] | None = None) -> pd.DataFrame:
     for record in sorted(runs.glob("*/eval.json")):
         folder = record.parent
         if (wanted is None or folder.name in wanted) and (folder / "train.json").exists():
-            rows += _rows(read_record(folder / "train.json"), read_record(record))
+            found = [record, *(folder / name for name, _ in PARTS.values())]
+            metrics = [m for p in found if p.exists() for m in read_record(p)["metrics"]]
+            rows += _rows(read_record(folder / "train.json"), metrics)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _rows(train: dict[str, Any], evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+def probe_settings(runs: Path, wanted: Collection[str]) -> pd.DataFrame:
+    """Every setting that full probes tried: run_id, task, lr, epochs, val, test (accuracies), chosen."""
+    import pandas as pd
+
+    columns = ["run_id", "task", "lr", "epochs", "val", "test", "chosen"]
+    found = [
+        {"run_id": name, **{key: one[key] for key in columns[1:]}}
+        for name in sorted(wanted)
+        if (runs / name / "probe.json").exists()
+        for one in read_record(runs / name / "probe.json")["settings"]
+        if one["shots"] == "full"
+    ]
+    return pd.DataFrame(found, columns=columns)
+
+
+def _rows(train: dict[str, Any], metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     run = {name: train["run"][name] for name in ("scale", "rung", "data_scale", "corpus", "seed")}
     own = ("run_id", "samples_seen", "gmacs_per_pair", "params", "params_non_embedding", "seconds",
            "samples_per_s", "finished", "commit", "corpus_hash", "config_hash", "code_hash")  # fmt: skip
@@ -53,7 +73,7 @@ def _rows(train: dict[str, Any], evaluation: dict[str, Any]) -> list[dict[str, A
         "executed_gmac": train["executed_gmacs"],
         "processor": train["hardware"]["processor"],
     }
-    return [{**shared, **metric} for metric in evaluation["metrics"]]
+    return [{**shared, **metric} for metric in metrics]
 
 
 def curves(runs: Path, wanted: Collection[str] | None = None) -> pd.DataFrame:
@@ -89,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the committed reference study from the records of a complete scale.
 
-    Writes runs.csv, curves.csv and ranks/<run id>.npz.
+    Writes runs.csv, curves.csv, probe_settings.csv and ranks/<run id>.npz.
 
     Raises:
         InputError: a run of the scale is not finished.
@@ -103,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
     table, lines = collect(args.runs, wanted), curves(args.runs, wanted)
     write_atomic(args.out / "runs.csv", table.to_csv(index=False, lineterminator="\n"))
     write_atomic(args.out / "curves.csv", lines.to_csv(index=False, lineterminator="\n"))
+    tried = probe_settings(args.runs, wanted)
+    write_atomic(args.out / "probe_settings.csv", tried.to_csv(index=False, lineterminator="\n"))
     shutil.rmtree(args.out / "ranks", ignore_errors=True)
     for name in wanted:
         write_atomic(

@@ -52,6 +52,7 @@ EVALUATE_CODE = (
 PROBE_CODE = (
     *FEATURES_CODE, "evaluate/linear_probe.py", "evaluate/probe.py", "evaluate/probe_tasks.csv",
 )
+FINETUNE_CODE = (*FEATURES_CODE, "finetune", "evaluate/probe_tasks.csv")
 # fmt: on
 
 #: Fields that may differ between two equal runs: when, where and how fast, never what came out.

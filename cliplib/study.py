@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cliplib import InputError
+from cliplib import InputError, downstream
 from cliplib.ladder import RunSpec, scale
 from cliplib.launch import jobs
 from cliplib.launch.placement import Placement, place
@@ -37,6 +37,7 @@ PARAMETERS: dict[str, dict[str, type]] = {
         "data": str, "out": str,
     },
     "evaluate": {"checkpoint": str, "data": str, "out": str},
+    "probe": {"checkpoint": str, "data": str, "out": str, "shots": list, "draws": int},
     "corpus": {"out": str, "offline": bool},
 }  # fmt: skip
 
@@ -98,6 +99,20 @@ def stale_runs(
     return [spec for spec in specs if not is_current(runs / spec.run_id, spec, corpus_hash)["eval"]]
 
 
+def stale_parts(
+    scale_name: str, data: Path, runs: Path, hashes: Mapping[str, str] | None = None
+) -> list[tuple[str, RunSpec]]:
+    """The probes and fine-tunings of a scale that are absent or not current; none on shards."""
+    from cliplib.data import open_corpus
+
+    specs = scale(scale_name)
+    if hashes is not None:
+        return []
+    if not (data / "manifest.json").exists():
+        return downstream.wanted(scale_name, specs)
+    return downstream.stale(scale_name, specs, runs, open_corpus(data).hash)
+
+
 def papermill(notebook: str, output: Path, parameters: Mapping[str, object]) -> str:
     """The shell command that executes a notebook with parameters."""
     words = [
@@ -118,6 +133,15 @@ def train_command(spec: RunSpec, data: Path, runs: Path) -> str:
     chosen = {name: getattr(spec, name) for name in fields}
     folder = runs / spec.run_id
     return papermill("train", folder / "train.ipynb", {**chosen, "data": data, "out": folder})
+
+
+def part_job(part: str, spec: RunSpec, data: Path, runs: Path, after: bool) -> jobs.Job:
+    """The job that probes or fine-tunes a trained run, after its training if that is to be done."""
+    folder = runs / spec.run_id
+    chosen = {"checkpoint": folder / "checkpoint", "data": data, "out": folder}
+    command = papermill(part, folder / f"{part}.ipynb", chosen)
+    resources: dict[str, int | str] = {"mem_mb": 4000, "runtime": 120}
+    return jobs.Job(spec.run_id, command, 1, resources, part=part, after=after)
 
 
 # ------------------------------------------------------------------------------------------ the verb
@@ -172,16 +196,21 @@ def run(args: argparse.Namespace) -> int:
     hashes = jobs.shards_hashes(placed, urls) if urls else None
     with _alone(runs):
         stale = stale_runs(args.scale, data, runs, hashes)
+        parts = stale_parts(args.scale, data, runs, hashes)
         print(
-            f"study {args.scale}: {len(specs)} runs, {len(specs) - len(stale)} current, {len(stale)} to do",
+            f"study {args.scale}: {len(specs)} runs, {len(specs) - len(stale)} current, {len(stale)} to do"
+            + (f", {len(parts)} to probe or fine-tune" if parts else ""),
             flush=True,
         )
-        if stale:
-            todo = [each for each in placed if each.run in stale]
-            _execute(args, [_job(args, each, urls, data, runs) for each in todo], data, runs)
-    failed = stale_runs(args.scale, data, runs, hashes)
-    if failed:
+        todo = [_job(args, each, urls, data, runs) for each in placed if each.run in stale]
+        todo += [part_job(part, spec, data, runs, spec in stale) for part, spec in parts]
+        if todo:
+            _execute(args, todo, data, runs)
+    if failed := stale_runs(args.scale, data, runs, hashes):
         raise InputError(_failure(failed, len(specs), runs))
+    if undone := stale_parts(args.scale, data, runs, hashes):
+        (part, spec), log = undone[0], runs / undone[0][1].run_id / f"{undone[0][0]}-log.txt"
+        raise InputError(f"{spec.run_id}: {part} did not finish: {_last_line(log)} (log: {log})")
     print(_training_summary(specs, runs) if urls else _summary(specs, runs))
     return 0
 
@@ -255,7 +284,7 @@ def _job(
 
 def _execute(args: argparse.Namespace, todo: list[jobs.Job], data: Path, runs: Path) -> None:
     for job in todo:
-        (runs / job.run_id / ".done").unlink(missing_ok=True)
+        (runs / job.run_id / f".{job.part}-done").unlink(missing_ok=True)
     fetch = not (args.shards or (data / "manifest.json").exists())
     if not (args.shards or fetch):
         _decode(data)
@@ -276,7 +305,7 @@ def _execute(args: argparse.Namespace, todo: list[jobs.Job], data: Path, runs: P
         command += ["--cores", str(args.cores or os.cpu_count() or 1)]
     start = time.monotonic()
     subprocess.run(command, check=False)
-    print(f"study {args.scale}: {len(todo)} runs in {time.monotonic() - start:.0f} s", flush=True)
+    print(f"study {args.scale}: {len(todo)} jobs in {time.monotonic() - start:.0f} s", flush=True)
 
 
 def _decode(data: Path) -> None:
@@ -309,12 +338,14 @@ def _alone(runs: Path) -> Iterator[None]:
 
 def _failure(failed: list[RunSpec], total: int, runs: Path) -> str:
     first = runs / failed[0].run_id / "log.txt"
-    lines = (
-        [line for line in first.read_text().splitlines() if line.strip()] if first.exists() else []
-    )
-    own = [line for line in lines if line.startswith("cliplib: ")]  # torchrun adds a page to it
-    why = (own or lines or ["it left no log"])[-1].strip().removeprefix("cliplib: ")
+    why = _last_line(first)
     return f"{len(failed)} of {total} runs did not finish; {failed[0].run_id}: {why} (log: {first})"
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text().splitlines() if line.strip()] if log.exists() else []
+    own = [line for line in lines if line.startswith("cliplib: ")]  # torchrun adds a page to it
+    return (own or lines or ["it left no log"])[-1].strip().removeprefix("cliplib: ")
 
 
 def _summary(specs: list[RunSpec], runs: Path) -> str:

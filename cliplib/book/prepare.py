@@ -32,6 +32,8 @@ RESULTS = (
     "book/data/**/*",
     "runs/*/train.json",
     "runs/*/eval.json",
+    "runs/*/probe.json",
+    "runs/*/finetune.json",
     "runs/*/metrics.jsonl",
     "cliplib/**/*",
     "data/icons/manifest.json",

@@ -193,13 +193,25 @@ def torchrun(
 
 @dataclass(frozen=True)
 class Job:
-    """One job of the grid: a shell command and what it needs, in snakemake's words."""
+    """One job of the grid: a shell command and what it needs, in snakemake's words.
+
+    Attributes:
+        run_id: the run's folder.
+        command: what is started.
+        threads: cores that it keeps busy.
+        resources: memory, time and so on.
+        retries: None: as the profile says.
+        part: "train", or what is done with the trained run.
+        after: the job waits for the run's training, which is in the same grid.
+    """
 
     run_id: str
     command: str
     threads: int
     resources: dict[str, int | str]
-    retries: int | None = None  # None: as the profile says
+    retries: int | None = None
+    part: str = "train"
+    after: bool = False
 
 
 def job(

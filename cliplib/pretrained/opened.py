@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,12 +58,14 @@ class Opened:
     numerics: Numerics
 
     def circumstances(self) -> dict[str, Any]:
-        """What a record keeps: everything but the model and functions."""
+        """What a record keeps: everything but the model and functions; of paths the last part."""
+        folder = Path(self.name.removeprefix("local-dir:"))
         return {
-            "model": self.name, "loader": self.loader, "arch": self.arch,
+            "model": folder.name if folder.is_dir() else self.name,
+            "loader": self.loader, "arch": self.arch,
             "image_px": self.image_px, "preprocess": self.preprocess,
             "context_length": self.context_length, "activation": self.activation,
-            "weights": self.weights, "weights_hash": self.weights_hash,
+            "weights": Path(self.weights).name, "weights_hash": self.weights_hash,
             "precision": self.numerics.precision, "attention": self.numerics.attention,
             "training_mode": self.model.training,
         }  # fmt: skip

@@ -1,0 +1,1 @@
+"""The chapter on how models are tested: its tables, its figures, and what two evaluators differ by."""
