@@ -110,8 +110,8 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     add = data.add_argument
     add("--data", type=Path, default=ICONS, help="the built corpus, where no --task is given")
     add(
-        "--task", type=Path, action="append", default=[], metavar="DIR",
-        help="a data set in CLIP_benchmark's webdataset layout; several: repeat it",
+        "--task", action="append", default=[], metavar="DIR",
+        help="a data set in CLIP_benchmark's webdataset layout, a folder or an address; repeat it",
     )  # fmt: skip
     add("--split", default="test", help="of the data sets (default: test)")
     add("--templates", type=Path, metavar="FILE", help="prompts, a line each, with {c}")
@@ -188,8 +188,8 @@ def add_probe_arguments(parser: argparse.ArgumentParser) -> None:
     add = data.add_argument
     add("--data", type=Path, default=ICONS, help="the built corpus, where no --task is given")
     add(
-        "--task", type=Path, action="append", default=[], metavar="DIR",
-        help="a data set in CLIP_benchmark's webdataset layout; several: repeat it",
+        "--task", action="append", default=[], metavar="DIR",
+        help="a data set in CLIP_benchmark's webdataset layout, a folder or an address; repeat it",
     )  # fmt: skip
     add(
         "--val-share", type=float, default=0.2, metavar="X",

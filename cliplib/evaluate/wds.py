@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 
 from cliplib import InputError
 from cliplib.evaluate.images import Packed, PackedImages
+from cliplib.evaluate.mirror import is_remote, local_copy
 from cliplib.evaluate.tasks import Classification, Retrieval, Splits, Task
 from cliplib.records import digest, write_atomic
 
@@ -49,7 +51,8 @@ def read_task(
     """Open a data set of this layout; only its index is read, images when they are asked for.
 
     Args:
-        folder: the data set's folder.
+        folder: the data set's folder, or its address on a web server, the hub or in a bucket, from
+            where it is copied into the cache once.
         split: its part, such as "test" or "train".
         name: how to call it; None: the folder's name without "wds_".
         templates: prompts instead of the folder's.
@@ -59,9 +62,11 @@ def read_task(
         InputError: what is missing or damaged, and where; a class without images; an empty split;
             an image without caption; prompts or class names that were changed under a recorded hash.
     """
+    if is_remote(str(folder)):
+        name, folder = name or task_name(str(folder)), local_copy(str(folder), split)
     folder = Path(folder)
     kind = _text(folder / KIND).strip().lower() if (folder / KIND).exists() else "classification"
-    name = name or folder.resolve().name.removeprefix("wds_")
+    name = name or task_name(str(folder.resolve()))
     images, labels = _index(folder, split, _label_ending(folder, kind))
     if kind == "retrieval":
         captions = [label.decode("utf-8").splitlines() for label in labels]
@@ -70,6 +75,15 @@ def read_task(
     prompts = tuple(templates or lines(folder / TEMPLATES))
     _check_hashes(folder, names, prompts, given=bool(classes or templates))
     return Classification(name, names, prompts, images, _labels(folder, labels, kind), split=split)
+
+
+def task_name(place: str) -> str:
+    """The name of a data set's folder or address, without "wds_".
+
+    >>> task_name("https://hub/datasets/org/wds_cars/tree/main"), task_name("data/wds_cars/")
+    ('cars', 'cars')
+    """
+    return re.sub(r"/tree/[^/]+/?$", "", place).rstrip("/").rpartition("/")[2].removeprefix("wds_")
 
 
 def _label_ending(folder: Path, kind: str) -> str:
@@ -211,11 +225,10 @@ def read_splits(folder: Path | str, *, val_share: float = 0.2) -> Splits:
     Raises:
         InputError: as `read_task`; retrieval or multilabel data; a share outside 0 to 1.
     """
-    folder = Path(folder)
     if not 0 < val_share < 1:
         raise InputError(f"share of train for validation: {val_share:g} is not between 0 and 1")
     train, test = (_single_label(read_task(folder, split)) for split in ("train", "test"))
-    if (folder / "val" / SHARDS).exists():
+    if not is_remote(str(folder)) and (Path(folder) / "val" / SHARDS).exists():
         return Splits(train, _single_label(read_task(folder, "val")), test)
     aside = set_aside(train.labels, val_share)
     return Splits(train.take(np.flatnonzero(~aside)), train.take(np.flatnonzero(aside)), test)
