@@ -171,7 +171,8 @@ def _print_table(args: argparse.Namespace, record: dict[str, Any], workers: Work
     if entry is not None:
         beside = beside_published(record["metrics"], registry.published(entry))
         text = beside.round(4).to_string(index=False) if len(beside) else "none of these data sets"
-        workers.tell(f"\nbeside what was published of {entry.name}:\n{text}")
+        random = " (random weights: this shows the path, not the model)" if args.random else ""
+        workers.tell(f"\nbeside what was published of {entry.name}{random}:\n{text}")
 
 
 # -------------------------------------------------------------------------------------------- probe

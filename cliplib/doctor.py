@@ -90,6 +90,7 @@ def _sha256(path: Path) -> str | None:
 
 def finished_runs(runs: Path) -> Iterator[Finding]:
     """Whether the records of every run can be read and its checkpoint opened."""
+    from cliplib.downstream import PARTS
     from cliplib.model import load
 
     count = 0
@@ -97,8 +98,9 @@ def finished_runs(runs: Path) -> Iterator[Finding]:
         try:
             read_record(folder / "train.json")
             load(folder / "checkpoint")
-            if (folder / "eval.json").exists():
-                read_record(folder / "eval.json")
+            for name in ("eval.json", *(name for name, _ in PARTS.values())):
+                if (folder / name).exists():
+                    read_record(folder / name)
             count += 1
         except InputError as error:
             yield False, str(error)
