@@ -39,7 +39,9 @@ TRAIN_CODE = (
       ("captions", "engines", "feeds", "loop", "loss", "optimiser", "state", "world")),
 )
 FEATURES_CODE = (
-    *READ_CODE, *(f"pretrained/{name}.py" for name in ("clip_towers", "opening", "pixels", "texts")),
+    *READ_CODE, "fast",
+    *(f"pretrained/{name}.py" for name in
+      ("clip_towers", "opening", "pixels", "texts", "written_out")),
     *(f"evaluate/{name}.py" for name in
       ("blocks", "features", "icon_tasks", "images", "metrics", "outcomes", "ranks", "tasks")),
     "evaluate/prompts.json",

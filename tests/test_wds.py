@@ -130,7 +130,7 @@ def test_damage_is_found_and_named(folder):
     refused(folder, "a label cannot be read")
     with tarfile.open(path) as tar:
         between = [member.offset for member in tar][4]
-    for length in (len(whole) // 2 - 700, between, 0):  # cut within a member, or between two
+    for length in (len(whole) // 2 - 700, between, 100, 0):  # cut within a member, or between two
         path.write_bytes(whole[:length])
         refused(folder, r"0\.tar: (damaged|broken off)")
     path.write_bytes(whole)

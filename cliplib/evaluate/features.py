@@ -38,12 +38,18 @@ def image_features(opened: Opened, images: Images, workers: Workers = ALONE) -> 
     Raises:
         InputError: an image cannot be read.
     """
-    return _through(opened, images, image_embedding, "image features", workers)
+    return _through(opened, images, embedding_of_pixels, "image features", workers)
 
 
 def own_logits(opened: Opened, images: Images, workers: Workers = ALONE) -> np.ndarray:
     """What a tower's own classifier says of all images: (n, classes) float32."""
-    return _through(opened, images, lambda one, x: one.model(x).float(), "logits", workers)
+    return _through(
+        opened,
+        images,
+        lambda one, pixels: one.model(network_input(one, pixels)).float(),
+        "logits",
+        workers,
+    )
 
 
 def _through(opened: Opened, images: Images, last: Any, what: str, workers: Workers) -> np.ndarray:
@@ -53,10 +59,17 @@ def _through(opened: Opened, images: Images, last: Any, what: str, workers: Work
         pixels = images.pixels(places, opened.geometry)
         full = pixels[np.arange(size) % len(pixels)]  # every product has the same shape
         with torch.inference_mode(), arithmetic(opened):
-            return last(opened, network_input(opened, full))[: len(places)].cpu().numpy()
+            return last(opened, full)[: len(places)].cpu().numpy()
 
     width = work(np.arange(1)).shape[1]
     return rows_in_blocks(blocks_of(len(images), size), width, work, workers, what)
+
+
+def embedding_of_pixels(opened: Opened, pixels: np.ndarray) -> Tensor:
+    """Grey levels (b, px, px, 3) uint8 -> unit vectors (b, E) float32."""
+    if opened.written_out is not None:
+        return opened.written_out.image(pixels)
+    return image_embedding(opened, network_input(opened, pixels))
 
 
 def network_input(opened: Opened, pixels: np.ndarray) -> Tensor:
@@ -113,12 +126,18 @@ def _new_texts(opened: Opened, texts: Sequence[str], workers: Workers) -> np.nda
     def work(rows: np.ndarray) -> np.ndarray:
         full = torch.from_numpy(rows[np.arange(TEXT_BLOCK) % len(rows)])
         with torch.inference_mode(), arithmetic(opened):
-            return text_embedding(opened, tokens[full])[: len(rows)].cpu().numpy()
+            return _texts_of_one_length(opened, tokens[full])[: len(rows)].cpu().numpy()
 
     groups = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
     blocks = [own[rows] for own in groups for rows in blocks_of(len(own), TEXT_BLOCK)]
     width = work(blocks[0][:1]).shape[1]
     return rows_in_blocks(blocks, width, work, workers, "text features")
+
+
+def _texts_of_one_length(opened: Opened, tokens: Tensor) -> Tensor:
+    if opened.written_out is not None:
+        return opened.written_out.text(tokens[:, : int(_lengths(tokens[:1])[0])])
+    return text_embedding(opened, tokens)
 
 
 def text_embedding(opened: Opened, tokens: Tensor) -> Tensor:

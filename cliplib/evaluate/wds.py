@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from cliplib import InputError
+from cliplib.evaluate.archives import members
 from cliplib.evaluate.images import Packed, PackedImages
 from cliplib.evaluate.mirror import is_remote, local_copy
 from cliplib.evaluate.tasks import Classification, Retrieval, Splits, Task
@@ -96,15 +97,15 @@ def _label_ending(folder: Path, kind: str) -> str:
 def _index(folder: Path, split: str, ending: str) -> tuple[PackedImages, list[bytes]]:
     """Where every image of a split lies, and the content of its label."""
     files = _shards(folder, split)
-    members: list[Packed] = []
+    packed: list[Packed] = []
     labels: list[bytes] = []
     for number, file in enumerate(files):
         for image, label in _pairs(file, number, ending):
-            members.append(image)
+            packed.append(image)
             labels.append(label)
-    if not members:
+    if not packed:
         raise InputError(f"{folder}: split {split} is empty; there is nothing to test on")
-    return PackedImages(tuple(files), members), labels
+    return PackedImages(tuple(files), packed), labels
 
 
 def _shards(folder: Path, split: str) -> list[Path]:
@@ -139,14 +140,15 @@ def _pairs(file: Path, number: int, ending: str) -> Iterator[tuple[Packed, bytes
     images: dict[str, Packed] = {}
     labels: dict[str, bytes] = {}
     try:
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                key, _, suffix = Path(member.name).name.partition(".")
+        with file.open("rb") as content:
+            for member in members(file):
+                key, _, suffix = member.name.rpartition("/")[2].partition(".")
                 suffix = suffix.lower()
                 if suffix in IMAGE_ENDINGS:
-                    images[key] = Packed(number, member.offset_data, member.size, key)
+                    images[key] = Packed(number, member.offset, member.size, key)
                 elif suffix == ending:
-                    labels[key] = tar.extractfile(member).read()  # type: ignore[union-attr]
+                    content.seek(member.offset)
+                    labels[key] = content.read(member.size)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{file}: damaged ({error}); fetch it again") from None
     _check_end(file)
@@ -161,8 +163,9 @@ def _pairs(file: Path, number: int, ending: str) -> Iterator[tuple[Packed, bytes
 def _check_end(file: Path) -> None:
     """A tar that was cut between two members reads like a shorter one: its end mark is missing."""
     with file.open("rb") as tar:
-        tar.seek(max(0, file.stat().st_size - tarfile.BLOCKSIZE))
-        if tar.read().strip(b"\0"):
+        size = file.stat().st_size
+        tar.seek(max(0, size - tarfile.BLOCKSIZE))
+        if size < tarfile.BLOCKSIZE or tar.read().strip(b"\0"):
             raise InputError(f"{file}: broken off (no end mark); fetch it again")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from cliplib.model import Numerics
+    from cliplib.pretrained.written_out import WrittenOut
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,16 @@ class Opened:
     weights: str
     weights_hash: str
     numerics: Numerics
+
+    @cached_property
+    def written_out(self) -> WrittenOut | None:
+        """Its towers written out, where it is a plain ViT CLIP on a CPU; see `written_out`."""
+        from cliplib.pretrained.written_out import written_out
+
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        if not on_cpu or self.numerics.attention != "plain":
+            return None
+        return written_out(self.model, self.mean, self.std, self.numerics.dtype)
 
     def circumstances(self) -> dict[str, Any]:
         """What a record keeps: everything but the model and functions; of paths the last part."""
