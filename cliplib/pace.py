@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -61,6 +62,28 @@ def through(batches: Iterable[Any], batch_size: int, warmup: int, seconds: float
         if pace.step():
             return pace.result(batch_size)
     raise ValueError(f"no more batches after {pace.steps + warmup}, before {seconds:g} s were over")
+
+
+class Stretch:
+    """Times one piece of work, from when it is made to when its result is asked for."""
+
+    def __init__(self) -> None:
+        self.begin, self.cpu_begin = time.perf_counter(), _cpu_with_ended()
+
+    def result(self) -> dict[str, float]:
+        """Wall seconds, processor seconds (with helpers that ended), those since the process began, memory."""
+        seconds = time.perf_counter() - self.begin
+        return {
+            "seconds": seconds,
+            "cpu_seconds": _cpu_with_ended() - self.cpu_begin,
+            "process_seconds": time.time() - psutil.Process().create_time(),
+            "peak_mb": peak_mb(),
+        }
+
+
+def _cpu_with_ended() -> float:
+    """Processor seconds of this process and of those it started that have ended."""
+    return sum(os.times()[:4])
 
 
 def tree_cpu_seconds() -> float:

@@ -47,18 +47,3 @@ def test_what_is_no_archive_is_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(tarfile.TarError):
             members(path)
-
-
-def test_a_png_of_plain_rgb_and_every_other_image_read_as_pillow_reads_them():
-    import numpy as np
-    from PIL import Image
-
-    from cliplib.evaluate.images import decoded
-
-    noise = np.random.default_rng(0).integers(0, 256, (17, 23, 4), np.uint8)
-    for mode, form in (("RGB", "png"), ("RGBA", "png"), ("L", "png"), ("P", "png"), ("RGB", "jpeg"),
-                       ("RGB", "webp")):  # fmt: skip
-        buffer = io.BytesIO()
-        Image.fromarray(noise).convert(mode).save(buffer, form)
-        expected = np.asarray(Image.open(io.BytesIO(buffer.getvalue())).convert("RGB"))
-        assert np.array_equal(decoded(buffer.getvalue()), expected), (mode, form)

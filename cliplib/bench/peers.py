@@ -1,8 +1,9 @@
-"""The peers' own environment: open_clip's trainer needs older libraries than ours.
+"""The peers' own environment: they need older libraries than ours, and some that we do not have.
 
-open_clip_train 3.3.0 stops with ``KeyError: 'fname'`` on webdataset 1.0.2, so its processes get a
-folder with the versions it was written for, in front of everything else on their PYTHONPATH. Our
-own processes never see that folder.
+open_clip_train 3.3.0 stops with ``KeyError: 'fname'`` on webdataset 1.0.2, and CLIP_benchmark 1.6.2
+cannot turn an array of one number into a float on numpy 2.4. So the peers' processes get a folder with
+the versions they were written for, in front of everything else on their PYTHONPATH. Our own processes
+never see that folder.
 """
 
 from __future__ import annotations
@@ -19,8 +20,15 @@ from typing import Any
 
 from cliplib import InputError
 
-#: What the overlay holds. ``numpy`` because an old library of peers is not ready for ours.
-OVERLAY = {"numpy": "2.3.5", "webdataset": "0.2.86"}
+#: What the overlay holds: two older versions, and CLIP_benchmark with what it imports.
+OVERLAY = {
+    "numpy": "2.3.5",
+    "webdataset": "0.2.86",
+    "clip_benchmark": "1.6.2",
+    "scikit_learn": "1.7.2",
+    "joblib": "1.5.2",
+    "threadpoolctl": "3.8.0",
+}
 FOLDER = Path(".peers")
 
 
@@ -59,8 +67,8 @@ def _install(target: Path) -> None:
         )
 
 
-def run_json(command: Sequence[str], threads: int, first: Path | None = None) -> dict[str, Any]:
-    """Run ``python COMMAND`` in a process of its own and read the JSON object it prints last.
+def run_json(command: Sequence[str], threads: int, first: Path | None = None) -> Any:
+    """Run ``python COMMAND`` in a process of its own and read the JSON that it prints last.
 
     Args:
         command: what follows the interpreter, such as ``-m MODULE ARGUMENT``.

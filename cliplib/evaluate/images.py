@@ -23,9 +23,6 @@ from cliplib.records import digest
 if TYPE_CHECKING:
     from PIL import Image
 
-PNG = b"\x89PNG\r\n\x1a\n"
-PLAIN_RGB = bytes((8, 2))  # bits a channel, colour type
-
 Geometry = Callable[["Image.Image"], "Image.Image"]
 
 
@@ -136,32 +133,17 @@ class PackedImages:
         Raises:
             InputError: its bytes are no image.
         """
+        from PIL import Image
+
         member = self.members[place]
         try:
-            return decoded(self._bytes(member))
+            return np.asarray(Image.open(io.BytesIO(self._bytes(member))).convert("RGB"))
         except Exception as error:  # a damaged image raises whatever its bytes lead to
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
                 f"{self.files[member.file]}: image {member.key} cannot be read ({reason}); "
                 "fetch or write the data set again"
             ) from None
-
-
-def decoded(data: bytes) -> np.ndarray:
-    """Bytes of an image -> RGB, (height, width, 3) uint8.
-
-    A PNG of plain RGB has one reading, and torchvision's decoder is twice as fast as Pillow's there;
-    all else, such as JPEG, whose decoders differ in the last bit, is Pillow's.
-    """
-    if data[:8] == PNG and data[24:26] == PLAIN_RGB:
-        import torch
-        from torchvision.io import decode_png
-
-        packed = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        return decode_png(packed).permute(1, 2, 0).numpy()
-    from PIL import Image
-
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 # ---------------------------------------------------------------------------------------- a choice

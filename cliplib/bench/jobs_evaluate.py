@@ -1,0 +1,181 @@
+"""Evaluation beside CLIP_benchmark: zero-shot, retrieval and the grid of probes, on the same files.
+
+Each side runs in a process of its own, on the same number of threads, and they take turns; what is timed
+begins with the opening of the data and ends with the metrics (the model is loaded before). The peer runs
+with and without mixed precision; its better way counts.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from cliplib import model
+from cliplib.bench import peers
+from cliplib.bench.clip_benchmark_peer import Evaluated, Probed, command
+from cliplib.bench.jobs_train import icons
+from cliplib.bench.measure import Row, job, less_is_better
+from cliplib.evaluate.icon_tasks import held_out_task, retrieval_pool
+from cliplib.evaluate.linear_probe import GRID, Setting
+from cliplib.evaluate.tasks import Task
+from cliplib.evaluate.wds import write_task
+from cliplib.ladder import rung
+
+OURS = "cliplib.bench.our_evaluation"
+Measured = dict[str, Any]
+
+
+@job
+def zero_shot(
+    rungs: Sequence[str] = ("XXS", "XS", "S"), threads: int = 1, rounds: int = 3,
+    workers: Sequence[int] = (0, 2), task: str = "phosphor", data: str | Path | None = None,
+) -> Iterator[Row]:  # fmt: skip
+    """Zero-shot classification of an icon task, beside CLIP_benchmark's own."""
+    corpus = icons(data)
+    yield from _compared("zero_shot", held_out_task(corpus, task), rungs, threads, rounds, workers)
+
+
+@job
+def retrieval(
+    rungs: Sequence[str] = ("XXS", "XS", "S"), threads: int = 1, rounds: int = 3,
+    workers: Sequence[int] = (0, 2), data: str | Path | None = None,
+) -> Iterator[Row]:  # fmt: skip
+    """Retrieval in both directions among the study's thousand pairs, beside CLIP_benchmark's own."""
+    pool = retrieval_pool(icons(data))
+    yield from _compared("retrieval", pool, rungs, threads, rounds, workers)
+
+
+def _compared(
+    name: str, task: Task, rungs: Sequence[str], threads: int, rounds: int, workers: Sequence[int]
+) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        data = write_task(task, root / f"wds_{task.name}")
+        for one in rungs:
+            checkpoint = root / one
+            model.save(model.create(rung(one), 0), rung(one), checkpoint)
+            turns = [_turn(name, checkpoint, data, threads, workers) for _ in range(rounds)]
+            yield from _rows(
+                name, f"{one}, {len(task.images):,} images of {task.name}", threads, turns
+            )
+
+
+def _turn(
+    name: str, checkpoint: Path, data: Path, threads: int, workers: Sequence[int]
+) -> dict[str, Measured]:
+    """One turn of each side; of the peer's ways the quickest."""
+    turn = {"ours": _ours(name, checkpoint, data, threads)}
+    ways = [(n, amp) for n in workers for amp in (False, True)]
+    found = []
+    for n, amp in ways:
+        settings = Evaluated(str(checkpoint), str(data), workers=n, amp=amp)
+        answer = peers.run_json(command((name, settings)), threads, first=peers.overlay())
+        found.append({**answer, "way": f"{n} workers, {'mixed precision' if amp else 'fp32'}"})
+    exact = next(one for one, (_, amp) in zip(found, ways) if not amp)
+    return turn | {"peer": min(found, key=lambda one: one["seconds"]), "exact": exact}
+
+
+def _ours(name: str, checkpoint: Path, data: Path, threads: int) -> Measured:
+    """Ours, in the precision that the hardware asks for, and once more in fp32 for the numbers."""
+    return peers.run_json(["-m", OURS, name, str(checkpoint), str(data)], threads)
+
+
+def _rows(
+    name: str, case: str, threads: int, turns: Sequence[Mapping[str, Measured]]
+) -> Iterator[Row]:
+    """Seconds, memory, and the largest difference of a metric in fp32."""
+    best = turns[0]["peer"]["way"]
+    count = "1 thread" if threads == 1 else f"{threads} threads"
+    text = f"{case}, {count}: CLIP_benchmark ({best}), ours in {turns[0]['ours']['precision']}"
+    ratio = median(turn["peer"]["seconds"] / turn["ours"]["seconds"] for turn in turns)
+    theirs, ours = (median(turn[who]["seconds"] for turn in turns) for who in ("peer", "ours"))
+    yield Row(name, f"{text}; median of {len(turns)} rounds", theirs, ours, "s", ratio)
+    its_peak, peak = (median(turn[who]["peak_mb"] for turn in turns) for who in ("peer", "ours"))
+    yield less_is_better(name, f"{text}; peak memory of the process", its_peak, peak, "MiB")
+    apart = difference(turns[0]["exact"]["metrics"], turns[0]["ours"]["metrics"])
+    yield Row(name, f"{case}: largest difference of a metric, both in fp32", None, apart, "", None)
+
+
+#: Metrics of ours by the peer's names.
+NAMES = {
+    "acc1": "top1", "acc5": "top5", "mean_per_class_recall": "mean_per_class_recall",
+    **{f"{long}_retrieval_recall@{k}": f"{short} recall_at_{k}"
+       for long, short in (("image", "t2i"), ("text", "i2t")) for k in (1, 5, 10)},
+}  # fmt: skip
+
+
+def difference(theirs: Mapping[str, float], ours: Mapping[str, float]) -> float:
+    """The largest difference between the two sides' metrics."""
+    return max(abs(value - ours[NAMES[name]]) for name, value in theirs.items())
+
+
+# --------------------------------------------------------------------------------------------- probes
+
+
+@job
+def probe_grid(
+    cases: Sequence[tuple[int, int, int]] = ((64, 8, 3000), (512, 100, 5000)),
+    settings: Sequence[Setting] = GRID, rounds: int = 1, threads: int = 1,
+) -> Iterator[Row]:  # fmt: skip
+    """The paper's nine settings on cached features of so many dimensions, classes and images.
+
+    The peer trains one after the other, as its users do; nothing is scaled.
+    """
+    total = sum(setting.epochs for setting in settings)
+    for width, classes, n in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            features = Path(folder) / "features.npz"
+            arrays = _clouds(width, classes, n)
+            np.savez(features, x=arrays["x"], y=arrays["y"], tx=arrays["tx"], ty=arrays["ty"])
+            turns = [_probe_turn(features, settings, threads) for _ in range(rounds)]
+        theirs, ours = (median(turn[who]["seconds"] for turn in turns) for who in ("peer", "ours"))
+        ratio = median(turn["peer"]["seconds"] / turn["ours"]["seconds"] for turn in turns)
+        case = f"{n:,} features of {width}, {classes} classes: {len(settings)} settings, {total} epochs"
+        yield Row(
+            "probe_grid", f"{case} (its .cuda() made to stay on the CPU)", theirs, ours, "s", ratio
+        )
+        apart = np.subtract(turns[0]["ours"]["accuracy"], turns[0]["peer"]["accuracy"])
+        text = f"{case}: mean difference of the accuracies, ours - CLIP_benchmark's"
+        yield Row("probe_grid", text, None, float(apart.mean()), "", None)
+
+
+def _clouds(width: int, classes: int, n: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(classes, width))
+    found: dict[str, np.ndarray] = {}
+    for x, y, count in (("x", "y", n), ("tx", "ty", 500)):
+        labels = np.arange(count) % classes
+        points = centres[labels] + 2 * rng.normal(size=(count, width))
+        found |= {x: (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)}
+        found |= {y: labels}
+    return found
+
+
+def _probe_turn(features: Path, settings: Sequence[Setting], threads: int) -> dict[str, Measured]:
+    """Both sides on the whole grid."""
+    asked = Probed(str(features), settings=[(one.lr, one.epochs, 0) for one in settings])
+    grid = json.dumps([(one.lr, one.epochs) for one in settings])
+    return {
+        "peer": peers.run_json(command(("probes", asked)), threads, first=peers.overlay()),
+        "ours": peers.run_json(["-m", OURS, "probes", str(features), grid], threads),
+    }
+
+
+# -------------------------------------------------------------------------------- large pools, whole runs
+
+
+@job
+def large_retrieval(queries: int = 4000, pools: Sequence[int] = (16_000, 64_000)) -> Iterator[Row]:
+    """Memory of ranking among ever more candidates: that of a tile, not of the matrix."""
+    for pool in pools:
+        found = peers.run_json(["-m", OURS, "pool", str(queries), str(pool)], 1)
+        case = f"{queries:,} queries among {pool:,}: memory beyond the features; the matrix in fp32"
+        yield less_is_better(
+            "large_retrieval", case, 4 * queries * pool / 2**20, found["extra_mb"], "MiB"
+        )
