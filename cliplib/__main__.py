@@ -18,6 +18,7 @@ VERBS = {
     "train": ("cliplib.cli_runs:train", "train one run (also under torchrun)"),
     "evaluate": ("cliplib.cli_evaluate:evaluate", "test a model zero-shot and in retrieval"),
     "probe": ("cliplib.cli_evaluate:probe", "linear probes and few-shot on a model's features"),
+    "finetune": ("cliplib.finetune.cli", "fine-tune a model: directly, in two stages, patched"),
     "export": ("cliplib.cli_evaluate:export", "write the icon tasks as CLIP_benchmark reads them"),
     "models": ("cliplib.pretrained.cli", "list the published models that can be opened; count them"),
     "sweep": ("cliplib.sweep", "choose learning rates on validation"),

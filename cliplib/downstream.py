@@ -66,8 +66,8 @@ def is_current(folder: Path, part: str, corpus_hash: str) -> bool:
     except InputError:
         return False
     return (
-        record["code_hash"] == records.code_hash(code)
-        and record["corpus_hash"] == corpus_hash
+        record.get("code_hash") == records.code_hash(code)
+        and record.get("corpus_hash") == corpus_hash
         and record["checkpoint_hash"] == content_hash(weights)
     )
 

@@ -71,7 +71,7 @@ class Stretch:
         self.begin, self.cpu_begin = time.perf_counter(), _cpu_with_ended()
 
     def result(self) -> dict[str, float]:
-        """Wall seconds, processor seconds (with helpers that ended), those since the process began, memory."""
+        """Wall and processor seconds (with helpers that ended), those since the process began, memory."""
         seconds = time.perf_counter() - self.begin
         return {
             "seconds": seconds,

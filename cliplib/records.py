@@ -93,7 +93,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record as JSON; a record that lacks a field of its schema is a bug and raises KeyError."""
-    missing = [key for key in REQUIRED[path.name] if key not in record]
+    missing = [key for key in REQUIRED.get(path.name, ()) if key not in record]
     if missing:
         raise KeyError(f"{path.name} lacks {', '.join(missing)}")
     write_atomic(path, json.dumps(record, indent=1, sort_keys=True) + "\n")

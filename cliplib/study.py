@@ -38,6 +38,7 @@ PARAMETERS: dict[str, dict[str, type]] = {
     },
     "evaluate": {"checkpoint": str, "data": str, "out": str},
     "probe": {"checkpoint": str, "data": str, "out": str, "shots": list, "draws": int},
+    "finetune": {"checkpoint": str, "data": str, "out": str, "stages": list, "epochs": int},
     "corpus": {"out": str, "offline": bool},
 }  # fmt: skip
 
