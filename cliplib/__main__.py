@@ -20,7 +20,10 @@ VERBS = {
     "probe": ("cliplib.cli_evaluate:probe", "linear probes and few-shot on a model's features"),
     "finetune": ("cliplib.finetune.cli", "fine-tune a model: directly, in two stages, patched"),
     "export": ("cliplib.cli_evaluate:export", "write the icon tasks as CLIP_benchmark reads them"),
-    "models": ("cliplib.pretrained.cli", "list the published models that can be opened; count them"),
+    "models": (
+        "cliplib.pretrained.cli",
+        "list the published models that can be opened; count them",
+    ),
     "sweep": ("cliplib.sweep", "choose learning rates on validation"),
     "publish": ("cliplib.collect", "make the book's tables from the records of a finished scale"),
     "fit": ("cliplib.laws.cli", "fit a scaling law to a table of runs"),

@@ -62,6 +62,26 @@ def probe_settings(runs: Path, wanted: Collection[str]) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns)
 
 
+def patching(runs: Path, wanted: Collection[str]) -> pd.DataFrame:
+    """Mixtures of a tower before (alpha 0) and after (1) joint fine-tuning, a row each.
+
+    Columns: run_id, alpha, mean_val (mean validation accuracy of the tuned tasks), control (accuracy
+    of the control task), allowed_loss (what the rule lets it lose), chosen (by the rule).
+    """
+    import pandas as pd
+
+    columns = ["run_id", "alpha", "mean_val", "control", "allowed_loss", "chosen"]
+    found: list[tuple[Any, ...]] = []
+    for name in sorted(wanted):
+        path = runs / name / "finetune.json"
+        joint = read_record(path)["stages"].get("joint", {}) if path.exists() else {}
+        for point in joint.get("curve", []):
+            numbers = (round(point[key], 6) for key in ("alpha", "mean_val", "control"))
+            rule = (round(joint["allowed_loss"], 6), point["alpha"] == joint["alpha"])
+            found.append((name, *numbers, *rule))
+    return pd.DataFrame(found, columns=columns)
+
+
 def _rows(train: dict[str, Any], metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     run = {name: train["run"][name] for name in ("scale", "rung", "data_scale", "corpus", "seed")}
     own = ("run_id", "samples_seen", "gmacs_per_pair", "params", "params_non_embedding", "seconds",
@@ -109,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the committed reference study from the records of a complete scale.
 
-    Writes runs.csv, curves.csv, probe_settings.csv and ranks/<run id>.npz.
+    Writes runs.csv, curves.csv, probe_settings.csv, patching.csv and ranks/<run id>.npz.
 
     Raises:
         InputError: a run of the scale is not finished.
@@ -125,6 +145,8 @@ def run(args: argparse.Namespace) -> int:
     write_atomic(args.out / "curves.csv", lines.to_csv(index=False, lineterminator="\n"))
     tried = probe_settings(args.runs, wanted)
     write_atomic(args.out / "probe_settings.csv", tried.to_csv(index=False, lineterminator="\n"))
+    mixed = patching(args.runs, wanted)
+    write_atomic(args.out / "patching.csv", mixed.to_csv(index=False, lineterminator="\n"))
     shutil.rmtree(args.out / "ranks", ignore_errors=True)
     for name in wanted:
         write_atomic(

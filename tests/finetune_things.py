@@ -21,10 +21,10 @@ def part(n, split, seed, name="halves", classes=CLASSES):
     """Noisy pictures with one dark half; two in a row are one cluster."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % len(classes)
-    array = rng.integers(100, 256, (n, 32, 32, 3)).astype(np.uint8)
+    array = rng.integers(180, 256, (n, 32, 32, 3)).astype(np.uint8)
     halves = [np.s_[:, :16], np.s_[:, 16:], np.s_[:16, :]]
     for row, label in zip(array, labels):
-        row[halves[label % 3]] //= 2
+        row[halves[label % 3]] //= 6
     return Classification(
         name=name, classes=tuple(classes), templates=("a {c}",), labels=labels,
         images=StoredPixels(array, f"{name} {split} {seed}"), clusters=np.arange(n) // 2, split=split,

@@ -175,8 +175,7 @@ def test_validation_chooses_and_test_is_not_asked(opened, tmp_path):
     assert direct["chosen"] == {"lr": best["lr"], "layer_decay": best["layer_decay"]}
     assert poisoned["stages"]["direct"]["chosen"] == direct["chosen"]
     assert_equal_weights(tuned_weights(tmp_path / "honest"), tuned_weights(tmp_path / "poisoned"))
-    assert honest["metrics"][0]["value"] == 1
-    assert poisoned["metrics"][0]["value"] == 0
+    assert honest["metrics"][0]["value"] > 0.5 > poisoned["metrics"][0]["value"]
 
 
 def test_a_setting_that_diverges_is_out_and_the_record_says_so(opened, tmp_path, monkeypatch):

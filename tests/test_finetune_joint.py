@@ -102,7 +102,7 @@ def test_the_ends_of_the_way_are_the_two_towers_bit_for_bit():
 
 
 def test_the_ends_of_the_curve_are_the_model_before_and_the_tuned_one(opened, tmp_path):
-    record = joined(opened, tmp_path)
+    record = joined(opened, tmp_path, replace(BRIEF, iterations=80, lr=3e-3))
     what = joint_tasks(opened)
     ranked = unpack(tmp_path / results.RANKS)
     tuned = open_model(str(tmp_path / "joint"), precision="fp32")
@@ -115,7 +115,8 @@ def test_the_ends_of_the_curve_are_the_model_before_and_the_tuned_one(opened, tm
     assert (before["alpha"], after["alpha"]) == (0.0, 1.0)
     assert before["control"] == pytest.approx(top_k(classify(opened, what.control).rank, 1).mean())
     assert after["control"] == pytest.approx(top_k(classify(tuned, what.control).rank, 1).mean())
-    assert after["mean_val"] > before["mean_val"] + 0.2
+    assert after["mean_val"] > 0.9
+    assert before["mean_val"] < 0.6
 
 
 def test_only_the_image_tower_learns(opened, tmp_path):
@@ -207,7 +208,9 @@ def test_a_joint_recipe_that_makes_no_sense_is_refused(make, said):
 
 def test_embeddings_and_tasks_that_do_not_fit_are_refused(opened):
     known = joint_tasks(opened).embeddings
-    with pytest.raises(InputError, match="task two: .*needs its class embeddings; known: one, con"):
+    with pytest.raises(
+        InputError, match=r"task two: .*needs its class embeddings; known: one, con"
+    ):
         joint_tasks(opened, embeddings={name: known[name] for name in ("one", "control")})
     with pytest.raises(InputError, match=r"task one: class embeddings of shape \(2, \d+\) for 3"):
         joint_tasks(opened, embeddings={**known, "one": known["one"][:2]})

@@ -287,6 +287,71 @@ def grid_edges(settings: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+# ------------------------------------------------------------------------------------------ fine-tuning
+
+TOWERS = {  # metric of the study -> what was done
+    "finetune_zero-shot_top1": "zero-shot, as it was",
+    "probe_full_top1": "linear probe",
+    "finetune_direct_top1": "fine-tuned directly",
+    "finetune_intermediate_top1": "fine categories first",
+}
+TARGET = "emoji-groups"
+
+
+def finetuned(study: pd.DataFrame) -> pd.DataFrame:
+    """Per fine-tuned run top-1 on the target in percent: rung, compute, what was done, value, interval."""
+    runs = study[study["metric"] == "finetune_direct_top1"]["run_id"]
+    rows = study[study["run_id"].isin(runs) & (study["task"] == TARGET)]
+    rows = rows[rows["metric"].isin(list(TOWERS))]
+    order = rows["metric"].map(list(TOWERS).index)
+    table = rows.assign(order=order).sort_values(["compute_gmac", "rung", "order"])
+    return pd.DataFrame(
+        {
+            "run": table["run_id"], "done": table["metric"].map(TOWERS),
+            **{
+                name: (100 * table[column]).round(1)
+                for name, column in (("%", "value"), ("from", "ci_low"), ("to", "ci_high"))
+            },
+            "items": table["n_items"],
+        }
+    ).reset_index(drop=True)  # fmt: skip
+
+
+def gains(study: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A paired gain of every fine-tuned run, in points: run, task, gain, se, verdict."""
+    rows = study[study["metric"] == metric]
+    seen = rows["value"].abs() > rows["se"]
+    return pd.DataFrame(
+        {
+            "run": rows["run_id"], "task": rows["task"], "gain": (100 * rows["value"]).round(1),
+            "se": (100 * rows["se"]).round(1),
+            "verdict": np.where(seen, "seen", "no difference seen"),
+        }
+    ).reset_index(drop=True)  # fmt: skip
+
+
+def patching_figure(table: pd.DataFrame) -> Any:
+    """Mean accuracy of the tuned tasks against that of the control, along the mixtures of a run."""
+    import matplotlib.pyplot as plt
+
+    from cliplib.figures import look
+
+    fig, ax = plt.subplots()
+    for i, (run, rows) in enumerate(table.groupby("run_id", sort=False)):
+        ax.plot(100 * rows["control"], 100 * rows["mean_val"], label=str(run), **look(i))
+        chosen = rows[rows["chosen"]]
+        ax.plot(
+            100 * chosen["control"], 100 * chosen["mean_val"], linestyle="", marker="o",
+            markersize=13, fillstyle="none", color=look(i)["color"],
+        )  # fmt: skip
+    ax.set(
+        xlabel="top-1 on the control, validation names (%)",
+        ylabel="mean top-1 on the three tasks (%)",
+    )
+    ax.legend(loc="lower left", fontsize="small")
+    return fig
+
+
 # --------------------------------------------------------------------------------------- the other evaluator
 
 
