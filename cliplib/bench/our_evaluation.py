@@ -64,7 +64,7 @@ def pool(queries: str, candidates: str) -> dict[str, Any]:
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     before = peak_mb()
     ranks_among(units[:n], units, Truth(np.arange(n), np.arange(n) + 1))
-    return {"extra_mb": max(peak_mb() - before, 0.0)}
+    return {"extra_mb": max(peak_mb() - before, 0.001)}  # a ratio is made of it
 
 
 def main() -> int:
