@@ -348,7 +348,7 @@ def patching_figure(table: pd.DataFrame) -> Any:
         xlabel="top-1 on the control, validation names (%)",
         ylabel="mean top-1 on the three tasks (%)",
     )
-    ax.legend(loc="lower left", fontsize="small")
+    ax.legend(loc="upper right", fontsize="small")
     return fig
 
 
