@@ -76,20 +76,20 @@ def test_chance_of_recall_knows_how_many_captions_are_right(tmp_path):
 
 
 MEMORY = """
-import resource, sys
 import numpy as np
+from cliplib.evaluate.blocks import Workers
 from cliplib.evaluate.similarity import Truth, ranks_among
+from cliplib.pace import peak_mb
 n, m = 8_000, 130_000
 x = np.random.default_rng(0).normal(size=(m, 16)).astype(np.float32)
 x /= np.linalg.norm(x, axis=1, keepdims=True)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-ranks_among(x[:n], x, Truth(np.arange(n), np.arange(n) + 1))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+before = peak_mb()
+ranks_among(x[:n], x, Truth(np.arange(n), np.arange(n) + 1), workers=Workers(say=lambda line: None))
+print(peak_mb() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
 def test_memory_is_that_of_a_tile_not_of_the_matrix():
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 500  # MiB; the matrix alone has 4,000
+    assert 1 < float(done.stdout) < 500  # MiB; the matrix alone has 4,000

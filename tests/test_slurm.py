@@ -32,7 +32,7 @@ def cluster(corpus, tmp_path_factory):
         for name, value in slurm_stand_in.install(slurm).items():
             patch.setenv(name, value)
         fault = {"file": str(runs / KILLED / "metrics.jsonl"), "lines": 8, "state": "NODE_FAIL"}
-        (slurm / "faults.json").write_text(json.dumps({f"rule_{KILLED}": fault}))
+        (slurm / "faults.json").write_text(json.dumps({rule(KILLED): fault}))
         words = ["--scale", "smoke", "--torchrun", "--profile", str(home / "profile")]
         args = arguments(*words, "--data", str(corpus.folder), "--runs", str(runs))
         first, second, _ = scale("smoke")
@@ -57,12 +57,17 @@ def arguments(*words):
     return parser.parse_args(words)
 
 
+def rule(run_id):
+    """What snakemake writes as the comment of the job that trains a run."""
+    return f"rule_train-{run_id}"
+
+
 def jobs(slurm, run_id):
     """States and sbatch words of a run's jobs, in the order of submission."""
     found = []
     for home in slurm.glob("job-*"):
         words = json.loads((home / "words.json").read_text())
-        if f"rule_{run_id}" in words:
+        if rule(run_id) in words:
             submitted = float((home / "submitted").read_text())
             found.append((submitted, (home / "state").read_text(), words))
     return [(state, words) for _, state, words in sorted(found)]
