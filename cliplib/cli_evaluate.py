@@ -22,29 +22,32 @@ ICONS = Path("data/icons")
 # ------------------------------------------------------------------------------------ which model, who
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model: the same for every verb that tests one."""
+def add_model_arguments(parser: argparse.ArgumentParser, random: str) -> None:
+    """Which model: the same for every verb that opens one; ``random`` says what random weights are for."""
     add = parser.add_argument
     add("checkpoint", nargs="?", type=Path, help="a checkpoint folder, as training writes it")
-    model = parser.add_argument_group("another model")
-    add = model.add_argument
+    add = parser.add_argument_group("another model").add_argument
     add("--model", help="a name of open_clip's, timm:NAME, hf-hub:ORG/REPO, or of `cliplib models`")
     add("--weights", type=Path, help="a file with its weights, in place of a download")
     add("--pretrained", metavar="TAG", help="open_clip's name of weights to download")
-    add("--random", action="store_true", help="random weights: what guessing scores")
+    add("--random", action="store_true", help=f"random weights: {random}")
     add("--tokenizer", metavar="NAME", help="of another model (default: the model's own)")
     add("--image-px", type=int, help="another image size than the model's name says")
-    how = parser.add_argument_group("how")
-    add = how.add_argument
+    add = parser.add_argument_group("on what").add_argument
     add("--precision", choices=("bf16", "fp32"), help="default: by hardware")
     add("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
-    add(
+
+
+def _add_test_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how many images at once."""
+    add_model_arguments(parser, "what guessing scores")
+    parser.add_argument(
         "--batch-size", type=int, default=0, metavar="N",
         help="images in memory at once; changes no number (default: two blocks a thread)",
     )  # fmt: skip
 
 
-def _open(args: argparse.Namespace) -> Opened:
+def open_asked(args: argparse.Namespace) -> Opened:
     """The model that the arguments name.
 
     Raises:
@@ -105,7 +108,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "python -m cliplib evaluate --model ViT-B-32 --weights my.pt --task wds_imagenet1k "
         "--out results/eval.json; the same with torchrun --nproc-per-node 2 -m cliplib evaluate ..."
     )
-    _add_model_arguments(parser)
+    _add_test_arguments(parser)
     data = parser.add_argument_group("data")
     add = data.add_argument
     add("--data", type=Path, default=ICONS, help="the built corpus, where no --task is given")
@@ -129,7 +132,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         raise InputError("--split, --templates and --class-names belong to --task DIR")
     with _workers(args) as workers:
         tasks = _tasks(args)  # what is wrong with the data is said before a model is opened
-        opened = _open(args)
+        opened = open_asked(args)
         record = _evaluated(args, opened, tasks, folder, workers)
         if args.json:
             workers.tell(json.dumps(record, indent=1, sort_keys=True))
@@ -184,7 +187,7 @@ def add_probe_arguments(parser: argparse.ArgumentParser) -> None:
         "example: python -m cliplib probe runs/NAME/checkpoint --out runs/NAME/probe.json; "
         "a data set of your own: --task DIR with the splits train, val and test"
     )
-    _add_model_arguments(parser)
+    _add_test_arguments(parser)
     data = parser.add_argument_group("data")
     add = data.add_argument
     add("--data", type=Path, default=ICONS, help="the built corpus, where no --task is given")
@@ -218,7 +221,7 @@ def run_probe(args: argparse.Namespace) -> int:
     with _workers(args) as workers:
         tasks, data_hash = _probe_tasks(args)
         record = probe_model(
-            _open(args), tasks, folder, _name(args), shots=shots, draws=args.draws,
+            open_asked(args), tasks, folder, _name(args), shots=shots, draws=args.draws,
             data_hash=data_hash, workers=workers,
         )  # fmt: skip
         for row in record["metrics"]:

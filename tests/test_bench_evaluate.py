@@ -12,7 +12,7 @@ def test_the_jobs_are_found_by_name():
 
 
 def test_zero_shot_has_a_ratio_and_equal_numbers(corpus):
-    found = jobs_evaluate.zero_shot(["XXS"], 1, 1, (0,), "kameleon", corpus.folder)
+    found = jobs_evaluate.zero_shot(["XXS"], [1], 1, "kameleon", corpus.folder)
     time, memory, apart = found
     assert time.unit == "s" and time.ratio > 0 and "198 images" in time.case
     assert memory.unit == "MiB" and memory.peer > 100

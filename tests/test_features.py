@@ -101,7 +101,7 @@ def test_an_image_tower_cannot_be_tested_zero_shot():
 
 
 def test_blocks_hold_every_row_once():
-    found = rows_in_blocks(blocks_of(10, 4), 1, lambda rows: rows[:, None] * 2.0)
+    found = rows_in_blocks(blocks_of(10, 4), lambda rows: rows[:, None] * 2.0)
     assert found[:, 0].tolist() == [2.0 * i for i in range(10)]
 
 
@@ -109,7 +109,7 @@ def test_long_work_says_how_far_it_is(monkeypatch):
     monkeypatch.setattr(blocks, "QUIET", 0.0)
     lines = []
     workers = Workers(say=lines.append)
-    rows_in_blocks(blocks_of(4, 1), 1, lambda rows: rows[:, None], workers, "counting")
+    rows_in_blocks(blocks_of(4, 1), lambda rows: rows[:, None], workers, "counting")
     assert lines[0].startswith("counting: 25%, ") and len(lines) == 3  # the end needs no line
 
 

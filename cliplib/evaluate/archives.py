@@ -8,6 +8,7 @@ goes to the standard library.
 from __future__ import annotations
 
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,15 @@ def _header(header: bytes) -> tuple[str, int, bytes]:
     except ValueError:
         raise _NotPlainError from None
     kind = header[156:157]
-    if given != sum(header) - sum(header[148:156]) + 8 * 32 or kind not in (*REGULAR, FOLDER):
+    blanked = header[:148] + b" " * 8 + header[156:]  # the sum is over blanks in its own place
+    if given != _sum(blanked[:256]) + _sum(blanked[256:]) or kind not in (*REGULAR, FOLDER):
         raise _NotPlainError
     name = header[:100].partition(b"\0")[0]
     if header[345] and header[257:263] == b"ustar\0":
         name = header[345:500].partition(b"\0")[0] + b"/" + name
     return name.decode("utf-8", "surrogateescape"), size, kind
+
+
+def _sum(data: bytes) -> int:
+    """Of up to 256 bytes: the low half of Adler-32, many times faster than ``sum``."""
+    return (zlib.adler32(data) & 0xFFFF) - 1

@@ -59,33 +59,38 @@ def blocks_of(rows: int, size: int) -> list[np.ndarray]:
 
 def rows_in_blocks(
     blocks: Sequence[np.ndarray],
-    width: int,
     work: Callable[[np.ndarray], np.ndarray],
     workers: Workers = ALONE,
     what: str = "",
-    dtype: type = np.float32,
 ) -> np.ndarray:
-    """``work`` on every block, each process its share: (n, width), the same on all of them.
+    """``work`` on every block, each process its share: (n, ...), the same on all of them.
 
     Args:
-        blocks: the rows of each; together they are 0 to n - 1, each once.
-        width: columns of what ``work`` gives.
-        work: rows -> (len(rows), width).
+        blocks: the rows of each, at least one block; together they are 0 to n - 1, each once.
+        work: rows -> (len(rows), ...).
         workers: the processes, and where progress is told.
         what: what is done, for the lines of progress.
-        dtype: of the answer.
     """
     world = workers.world
-    found: np.ndarray = np.zeros((sum(map(len, blocks)), width), dtype)
     mine = blocks[world.rank :: world.size]
     progress = Progress(what, len(mine), workers.tell)
-    ahead = workers.batch // max(len(blocks[0]), 1) if blocks else 0
-    for rows, part in zip(mine, together([partial(work, rows) for rows in mine], ahead)):
+    parts = together([partial(work, rows) for rows in mine], workers.batch // len(blocks[0]))
+    found = None
+    for rows, part in zip(mine, parts):
+        if found is None:
+            found = _room(blocks, part)
         found[rows] = part
         progress.add()
+    if found is None:  # more processes than blocks
+        found = _room(blocks, work(blocks[0][:1]))
     if world.size > 1:
         found = world.sum(torch.from_numpy(found)).numpy()
     return found
+
+
+def _room(blocks: Sequence[np.ndarray], like: np.ndarray) -> np.ndarray:
+    """Zeros for the rows of all blocks."""
+    return np.zeros((sum(map(len, blocks)), *like.shape[1:]), like.dtype)
 
 
 def together(tasks: Sequence[Callable[[], Answer]], ahead: int = 0) -> Iterator[Answer]:
@@ -94,6 +99,9 @@ def together(tasks: Sequence[Callable[[], Answer]], ahead: int = 0) -> Iterator[
     ``ahead`` bounds how many answers wait to be taken; 0: two a thread.
     """
     threads = max(1, torch.get_num_threads())
+    if threads == 1:
+        yield from (task() for task in tasks)
+        return
     ahead = max(1, ahead or 2 * threads)
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting = [pool.submit(task) for task in tasks[:ahead]]

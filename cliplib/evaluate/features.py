@@ -22,9 +22,10 @@ from cliplib.evaluate.tasks import PLACE
 if TYPE_CHECKING:
     from cliplib.pretrained.opened import Opened
 
-SMALL_PX = 64  # images up to this side go through in larger blocks
+SMALL_PX = 64  # models of images up to this side compute larger blocks at once
 IMAGE_BLOCK = {"small": 128, "large": 32}
-TEXT_BLOCK = 64
+TEXT_BLOCK = {"small": 128, "large": 64}
+CUT = 4  # texts are cut at a multiple of so many tokens
 
 Known = dict[str, np.ndarray]  # features of texts that were computed before, (E,) each
 
@@ -53,7 +54,7 @@ def own_logits(opened: Opened, images: Images, workers: Workers = ALONE) -> np.n
 
 
 def _through(opened: Opened, images: Images, last: Any, what: str, workers: Workers) -> np.ndarray:
-    size = IMAGE_BLOCK["small" if opened.image_px <= SMALL_PX else "large"]
+    size = IMAGE_BLOCK[_kind(opened)]
 
     def work(places: np.ndarray) -> np.ndarray:
         pixels = images.pixels(places, opened.geometry)
@@ -61,8 +62,11 @@ def _through(opened: Opened, images: Images, last: Any, what: str, workers: Work
         with torch.inference_mode(), arithmetic(opened):
             return last(opened, full)[: len(places)].cpu().numpy()
 
-    width = work(np.arange(1)).shape[1]
-    return rows_in_blocks(blocks_of(len(images), size), width, work, workers, what)
+    return rows_in_blocks(blocks_of(len(images), size), work, workers, what)
+
+
+def _kind(opened: Opened) -> str:
+    return "small" if opened.image_px <= SMALL_PX else "large"
 
 
 def embedding_of_pixels(opened: Opened, pixels: np.ndarray) -> Tensor:
@@ -100,9 +104,9 @@ def text_features(
 ) -> np.ndarray:  # fmt: skip
     """Unit vectors of texts: (n, E) float32; equal texts are computed once.
 
-    Texts of one length go through together, without padding: the text tower is causal, so what would
-    follow end-of-text changes nothing. Blocks are filled up, so a text has the same features in any
-    company. ``known`` holds features from before, and gets the new ones.
+    Texts of about one length go through together, cut there: the text tower is causal, so what follows
+    end-of-text changes nothing. Blocks are filled up, so a text has the same features in any company.
+    ``known`` holds features from before, and gets the new ones.
 
     Raises:
         InputError: the model has no text tower.
@@ -121,31 +125,29 @@ def _new_texts(opened: Opened, texts: Sequence[str], workers: Workers) -> np.nda
             "or give a CLIP model"
         )
     tokens = opened.tokenize(texts)
-    lengths = _lengths(tokens)
+    size = TEXT_BLOCK[_kind(opened)]
+    cut = np.minimum(-(-_lengths(tokens) // CUT) * CUT, tokens.shape[1])
 
     def work(rows: np.ndarray) -> np.ndarray:
-        full = torch.from_numpy(rows[np.arange(TEXT_BLOCK) % len(rows)])
+        full = torch.from_numpy(rows[np.arange(size) % len(rows)])
         with torch.inference_mode(), arithmetic(opened):
-            return _texts_of_one_length(opened, tokens[full])[: len(rows)].cpu().numpy()
+            return (
+                text_embedding(opened, tokens[full], int(cut[rows[0]]))[: len(rows)].cpu().numpy()
+            )
 
-    groups = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
-    blocks = [own[rows] for own in groups for rows in blocks_of(len(own), TEXT_BLOCK)]
-    width = work(blocks[0][:1]).shape[1]
-    return rows_in_blocks(blocks, width, work, workers, "text features")
+    groups = [np.flatnonzero(cut == length) for length in np.unique(cut)]
+    blocks = [own[rows] for own in groups for rows in blocks_of(len(own), size)]
+    return rows_in_blocks(blocks, work, workers, "text features")
 
 
-def _texts_of_one_length(opened: Opened, tokens: Tensor) -> Tensor:
+def text_embedding(opened: Opened, tokens: Tensor, length: int) -> Tensor:
+    """Token ids (b, context), padded with 0 from ``length`` on or before -> unit vectors (b, E) float32."""
     if opened.written_out is not None:
-        return opened.written_out.text(tokens[:, : int(_lengths(tokens[:1])[0])])
-    return text_embedding(opened, tokens)
-
-
-def text_embedding(opened: Opened, tokens: Tensor) -> Tensor:
-    """Token ids (b, context), padded with 0 -> unit vectors (b, E) float32."""
+        return opened.written_out.text(tokens[:, :length])
     net: Any = opened.model
     tokens = tokens.to(device(opened))
     if _is_plain_clip(net):
-        return model.encode_text(net, tokens[:, : int(_lengths(tokens).max())])
+        return model.encode_text(net, tokens[:, :length])
     return F.normalize(net.encode_text(tokens).float(), dim=-1)
 
 

@@ -62,7 +62,7 @@ def ranks_among(
             return _ranked(asked, options, first[at, None], last[at, None], scale).cpu().numpy()
 
     blocks = blocks_of(len(queries), ROWS)
-    found = rows_in_blocks(blocks, 2, work, workers, "ranks", np.float64)
+    found = rows_in_blocks(blocks, work, workers, "ranks")
     return found[:, 0].astype(np.int32), found[:, 1].astype(np.float32)
 
 

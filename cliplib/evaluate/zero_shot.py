@@ -51,7 +51,7 @@ def scores(
     def work(rows: np.ndarray) -> np.ndarray:
         return (torch.from_numpy(images[rows]) @ classes.T).numpy()
 
-    return rows_in_blocks(blocks_of(len(images), ROWS), len(names), work)
+    return rows_in_blocks(blocks_of(len(images), ROWS), work)
 
 
 def ranked(task: Classification, found: np.ndarray) -> Ranked:
@@ -81,7 +81,9 @@ def ranked(task: Classification, found: np.ndarray) -> Ranked:
 def _rank(found: np.ndarray, columns: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """(n,) classes that score at least as much as the one in each image's column, itself included."""
     own = np.take_along_axis(found, columns[:, None], axis=1)
-    return (found >= own) @ shares
+    twins = np.flatnonzero(shares > 1)
+    alike = (found[:, twins] >= own) @ (shares[twins] - 1)
+    return np.count_nonzero(found >= own, axis=1) + alike
 
 
 def _later_twins(column: np.ndarray) -> np.ndarray:

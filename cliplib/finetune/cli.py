@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cliplib import InputError
-from cliplib.cli_evaluate import ICONS, _open
+from cliplib.cli_evaluate import ICONS, add_model_arguments, open_asked
 from cliplib.finetune.icons import ICON_TARGET
 from cliplib.finetune.recipe import (
     DIRECT,
@@ -33,24 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "set of your own with the splits train, val and test: python -m cliplib finetune --model "
         "ViT-B-32 --weights my.pt --task wds_cars --between wds_birds --out results"
     )
-    _add_model_arguments(parser)
+    add_model_arguments(parser, "training from scratch")
     _add_what(parser)
     _add_how(parser)
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for finetune.json, ranks and tuned models"
     )
-
-
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("checkpoint", nargs="?", type=Path, help="a checkpoint folder, as training writes it")
-    add = parser.add_argument_group("another model").add_argument
-    add("--model", help="a name of open_clip's, timm:NAME, hf-hub:ORG/REPO, or of `cliplib models`")
-    add("--weights", type=Path, help="a file with its weights, in place of a download")
-    add("--pretrained", metavar="TAG", help="open_clip's name of weights to download")
-    add("--random", action="store_true", help="random weights: training from scratch")
-    add("--tokenizer", metavar="NAME", help="of another model (default: the model's own)")
-    add("--image-px", type=int, help="another image size than the model's name says")
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +75,6 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "0.01 (default: %(default)s)",
     )  # fmt: skip
     add("--seed", type=int, default=usual.seed, help="of order and shifts (default: %(default)s)")
-    add("--precision", choices=("bf16", "fp32"), help="default: by hardware")
-    add("--device", help="cpu, cuda, ... (default: a GPU if there is one)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from cliplib.evaluate.suite import record_line
 
     lrs, decays = _numbers("--lr", args.lr), _numbers("--layer-decay", args.layer_decay)
-    record = _finetuned(args, _open(args), lrs, decays)
+    record = _finetuned(args, open_asked(args), lrs, decays)
     for row in record["metrics"]:
         if row["metric"].startswith("top1"):
             print(f"{row['tower']:<13} {record_line(row)}")
