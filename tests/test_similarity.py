@@ -93,3 +93,16 @@ def test_memory_is_that_of_a_tile_not_of_the_matrix():
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 1 < float(done.stdout) < 500  # MiB; the matrix alone has 4,000
+
+
+@pytest.mark.parametrize("cosine", [-0.9, 0.0, 0.9])
+def test_the_loss_is_exact_at_any_temperature(cosine):
+    """Where all similarities are small, or the truth is far below the best, nothing underflows."""
+    query = np.array([[1, 0]], np.float32)
+    others = np.array([[c, np.sqrt(1 - c * c)] for c in (cosine, cosine - 0.05)], np.float32)
+    for first in (0, 1):
+        truth = Truth(np.array([first]), np.array([first + 1]))
+        _, loss = ranks_among(query, others, truth, scale=100.0)
+        scores = 100.0 * others[:, 0].astype(float)
+        expected = np.logaddexp.reduce(scores) - scores[first]
+        assert loss[0] == pytest.approx(expected, abs=1e-4)

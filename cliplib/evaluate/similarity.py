@@ -18,6 +18,9 @@ from torch import Tensor
 from cliplib.evaluate.blocks import ALONE, Workers, blocks_of, rows_in_blocks
 
 ROWS, COLUMNS = 512, 4096  # of a tile: 8 MiB of scores
+LEAST = (
+    -80.0
+)  # a smaller exponent adds nothing to a sum, and would make floats that are slow to compute
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,21 @@ def _ranked(
             scores = queries @ candidates[at : at + COLUMNS].T  # (r, c)
             own = torch.maximum(own, scores.masked_fill(~inside, -torch.inf).amax(1, keepdim=True))
     better = queries.new_zeros(len(queries), dtype=torch.int64)
-    total = queries.new_zeros(len(queries), dtype=torch.float64)
+    total = queries.new_full((len(queries),), -torch.inf, dtype=torch.float64)
     for at in tiles:
         scores = queries @ candidates[at : at + COLUMNS].T
-        total += ((scores - 1) * scale).exp().sum(1, dtype=torch.float64)  # no cosine is above 1
         wrong = ~_inside(at, candidates, first, last)
         better += ((scores >= own) & wrong).sum(1)
-    loss = total.log() + scale * (1 - own[:, 0].double())
+        total = torch.logaddexp(total, _log_sum(scores, scale))
+    loss = total - scale * own[:, 0].double()
     return torch.stack([(better + 1).double(), loss], 1)
+
+
+def _log_sum(scores: Tensor, scale: float) -> Tensor:
+    """(r,) float64: log of the sum of exp(scale x scores) over a tile; uses up the scores."""
+    most = scores.amax(1, keepdim=True)
+    terms = scores.sub_(most).mul_(scale).clamp_(min=LEAST).exp_()
+    return terms.sum(1, dtype=torch.float64).log() + scale * most[:, 0].double()
 
 
 def _inside(at: int, candidates: Tensor, first: Tensor, last: Tensor) -> Tensor:
