@@ -29,10 +29,8 @@ from cliplib.evaluate.wds import write_task
 from cliplib.ladder import rung
 
 OURS = "cliplib.bench.our_evaluation"
-DEFAULT = (
-    4,
-    True,
-)  # helpers of the loader and mixed precision, as CLIP_benchmark's command line has them
+#: Helpers of the loader, and mixed precision: what CLIP_benchmark's command line does unless told otherwise.
+DEFAULT = (4, True)
 Measured = dict[str, Any]
 
 
@@ -95,7 +93,7 @@ def _ours(name: str, checkpoint: Path, data: Path, threads: int) -> Measured:
 def _rows(
     name: str, case: str, threads: int, turns: Sequence[Mapping[str, Measured]]
 ) -> Iterator[Row]:
-    """Seconds and memory beside the peer's best way, seconds beside its defaults."""
+    """Seconds and memory beside the peer's best way, and on several threads beside its defaults."""
     count = "1 thread" if threads == 1 else f"{threads} threads"
     ours = turns[0]["ours"]["precision"]
     for who, what in (("peer", "at best"), ("default", "by default")):

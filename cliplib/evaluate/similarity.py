@@ -18,9 +18,8 @@ from torch import Tensor
 from cliplib.evaluate.blocks import ALONE, Workers, blocks_of, rows_in_blocks
 
 ROWS, COLUMNS = 512, 4096  # of a tile: 8 MiB of scores
-LEAST = (
-    -80.0
-)  # a smaller exponent adds nothing to a sum, and would make floats that are slow to compute
+#: A smaller exponent adds nothing to a sum, and would make subnormal floats, which are slow.
+LEAST = -80.0
 
 
 @dataclass(frozen=True)
