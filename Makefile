@@ -54,7 +54,7 @@ browser-test: env ## open the built book in a headless Chromium: make book first
 	@test -f $(PAGE) || { echo 'browser-test: no book yet; run `make book` first' >&2; exit 2; }
 	@$(PY) -m pytest -o addopts= -q --strict-markers tests/browser
 
-bench: corpus ## time our code against its peers in one run (most of an hour): book/data/bench.json
+bench: corpus ## time our code against its peers in one run (well over an hour): book/data/bench.json
 	@OMP_NUM_THREADS=1 CLIPLIB_CORPUS=$(DATA) $(PY) -m cliplib.bench --out book/data/bench.json
 
 coverage: env ## simulate studies, count how often intervals hold: book/data/coverage.csv (half an hour)

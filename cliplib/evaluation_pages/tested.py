@@ -261,7 +261,8 @@ def probes_figure(table: pd.DataFrame) -> Any:
             t for t in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9) if own["error"].min() * 0.9 < t
         ]
         ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
-    np.atleast_1d(axes)[0].legend(loc="lower left", fontsize="small")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.15), "ncols": 3}
+    np.atleast_1d(axes)[0].legend(fontsize="small", **above)
     np.atleast_1d(axes)[-1].set(xlabel="compute of pre-training (GMAC)")
     return fig
 
@@ -367,7 +368,7 @@ def speed_table(path: Path) -> pd.DataFrame:
     table["aim"] = table["job"].map(AIMS)
     table = table.assign(job=table["job"].str.replace("_", " ")).round({"peer": 2, "ours": 2})
     titles = {"job": "work", "peer": "CLIP_benchmark (s)", "ours": "ours (s)"}
-    return table.round({"ratio": 1}).rename(columns=titles | {"ratio": "times faster"})
+    return table.round({"ratio": 2}).rename(columns=titles | {"ratio": "times faster"})
 
 
 def largest_difference(path: Path) -> float:
