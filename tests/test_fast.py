@@ -129,6 +129,23 @@ def test_the_number_of_threads_changes_nothing(precision):
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_reading_gives_the_vectors_of_the_forward_pass(precision):
+    r = rung("S")
+    images, tokens, lengths = pairs(r)
+    fast = FastStep(model.create(r, 0), r, None, precision, threads=1)
+    fast.weights.cast()
+    with torch.no_grad():
+        assert torch.equal(fast.images[0].read(images), fast.images[0].forward(images)[0])
+        n, L = tokens.shape
+        places = torch.arange(n) * L + torch.from_numpy(lengths) - 1
+        later = torch.full((L, L), -torch.inf).triu_(1)
+        rows = Rows(n, L, places, mask=later[None], picked_mask=later[lengths - 1])
+        read = fast.texts[0].read(torch.from_numpy(tokens), rows)
+        apart = off(read, fast.texts[0].forward(tokens, lengths)[0])  # the same texts, packed
+    assert apart < (1e-5 if precision == torch.float32 else 2e-2)
+
+
 def test_training_only_the_tokens_that_occur_equals_training_them_all():
     """Rows without a gradient are only decayed: the product of the decays is all they need."""
     r, lr, decay = rung("XXS"), 3e-3, 0.1

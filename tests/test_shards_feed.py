@@ -478,6 +478,7 @@ def test_a_worker_that_dies_is_an_error_and_no_hang(even):
         with pytest.raises(InputError, match="data worker died"):
             for _ in range(500):
                 feed.next()
+        assert not multiprocessing.active_children()  # the other one was ended with it
     finally:
         feed.close()
 

@@ -6,7 +6,8 @@ who does the work and nothing else; it packs a bundle into a few arrays, which t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -32,7 +33,9 @@ class Bundle:
     error: str = ""
 
 
-def bundles(plan: Plan, starts: Mapping[int, Position], workers: int) -> Iterator[Bundle]:
+def bundles(
+    plan: Plan, starts: Mapping[int, Position], workers: int
+) -> Generator[Bundle, None, None]:
     """Endless bundles of these lanes, each from its position on, lane after lane in turn.
 
     Raises:
@@ -48,13 +51,25 @@ def bundles(plan: Plan, starts: Mapping[int, Position], workers: int) -> Iterato
     try:
         for packed in loader:
             yield packed.unpacked()
-    except RuntimeError as error:
-        if "worker" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        if not _tells_of_a_death(error):
             raise
-        first = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        traceback.clear_frames(error.__traceback__)  # they hold the loader, and with it other workers
         raise InputError(
-            f"a data worker died ({first}); if memory ran out, use fewer workers or a smaller shuffle"
+            f"a data worker died ({reason}); if memory ran out, use fewer workers or a smaller shuffle"
         ) from None
+
+
+def _tells_of_a_death(error: Exception) -> bool:
+    """Whether a worker is gone: torch noticed, or memory that it had promised could not be fetched.
+
+    What was raised inside a worker comes with its traceback, and is of another kind.
+    """
+    said = str(error)
+    if "in DataLoader worker process" in said:
+        return False
+    return not isinstance(error, RuntimeError) or "worker" in said
 
 
 def _context() -> Any:

@@ -184,8 +184,7 @@ class ShardFeed:
 
     def close(self) -> None:
         """End the workers and close the shards."""
-        closing, self._bundles = self._bundles, iter(())
-        closing.close()  # type: ignore[attr-defined]
+        self._bundles.close()
 
     # ---- filling a batch
 

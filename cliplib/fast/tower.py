@@ -239,6 +239,12 @@ class Tower:
         x, kept = self.blocks[-1].forward_picked(x, rows)
         return x, [*saved, kept]
 
+    def read(self, x: Tensor, rows: Rows) -> Tensor:
+        """As forward, with nothing kept: each block gets the memory of the one before."""
+        for block in self.blocks[:-1]:
+            x = block.forward(x, rows)[0]
+        return self.blocks[-1].forward_picked(x, rows)[0]
+
     def backward(self, dx: Tensor, saved: Sequence[Any], rows: Rows) -> Tensor:
         """Gradient of the output (k, W) -> of the input (R, W); those of the weights are written."""
         dx = self.blocks[-1].backward_picked(dx, saved[-1], rows)

@@ -51,6 +51,19 @@ class ImageTower:
 
     def forward(self, images: np.ndarray) -> tuple[Tensor, SavedImages]:
         """Grey levels (b, px, px, 3) uint8 -> unit vectors (b, E) float32, and what backward needs."""
+        x, rows, patches, before = self._embedded(images)
+        x, kept = self.tower.forward(x, rows)
+        x, after = self.after.forward(x)
+        y, head = self.head.forward(x)
+        return y, SavedImages(patches, rows, before, kept, after, head)
+
+    def read(self, images: np.ndarray) -> Tensor:
+        """As forward, with nothing kept."""
+        x, rows = self._embedded(images)[:2]
+        return self.head.forward(self.after.forward(self.tower.read(x, rows))[0])[0]
+
+    def _embedded(self, images: np.ndarray) -> tuple[Tensor, Rows, Tensor, Any]:
+        """Tokens (b (P + 1), W) float32 in rows, the patches, and what the first norm's backward needs."""
         patches = self._patches(images)  # (b, P, 3 p p)
         b, P, _ = patches.shape
         patches = patches.view(b * P, -1)
@@ -62,10 +75,7 @@ class ImageTower:
         x += self.at.exact["visual.positional_embedding"]
         rows = Rows(b, P + 1, torch.arange(b) * (P + 1))
         x, before = self.before.forward(x.view(-1, W))
-        x, kept = self.tower.forward(x, rows)
-        x, after = self.after.forward(x)
-        y, head = self.head.forward(x)
-        return y, SavedImages(patches, rows, before, kept, after, head)
+        return x, rows, patches, before
 
     def backward(self, dy: Tensor, saved: SavedImages) -> None:
         """Gradient of the unit vectors (b, E): those of the weights are written."""
@@ -109,6 +119,14 @@ class TextTower:
         x, after = self.after.forward(x)
         y, head = self.head.forward(x)
         return y, SavedTexts(packed, kept, after, head)
+
+    def read(self, tokens: Tensor, rows: Rows) -> Tensor:
+        """Rows of the embedding (n, L), a text each -> unit vectors (n, E) float32; nothing is kept."""
+        exact = self.at.exact
+        x = exact["token_embedding.weight"][tokens]
+        x += exact["positional_embedding"][: tokens.shape[1]]
+        y = self.tower.read(x.flatten(0, 1), rows)
+        return self.head.forward(self.after.forward(y)[0])[0]
 
     def backward(self, dy: Tensor, saved: SavedTexts) -> None:
         """Gradient of the unit vectors (b, E): those of the weights are written."""

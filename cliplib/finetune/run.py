@@ -27,7 +27,7 @@ from cliplib.finetune.recipe import (
 )
 from cliplib.finetune.stages import Direct, Intermediate, Result, Stage, settings_for, train_all
 from cliplib.finetune.workshop import Progress, Say, Workshop
-from cliplib.train.loop import _locked
+from cliplib.train.loop import locked
 from cliplib.train.world import World
 
 BETWEEN_EPOCHS = 4
@@ -75,7 +75,7 @@ def finetune(
     recipes = (recipe or Recipe(), between_recipe, joint_recipe or JointRecipe())
     chosen, about = _stages(opened, stages, target, between, joint, recipes)
     folder = Path(folder)
-    with _locked(folder, World()):
+    with locked(folder, World()):
         found = results.found_before(folder, chosen, opened)
         todo = [stage for stage in chosen if stage.name not in found]
         if not todo:

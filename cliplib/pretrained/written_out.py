@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from cliplib.fast.tower import Layout, Rows
-from cliplib.fast.tower import Tower as BlocksOf
 from cliplib.fast.towers import ImageTower, TextTower
 from cliplib.ladder import Rung, rung
 from cliplib.rungs import Tower
@@ -30,17 +29,11 @@ class WrittenOut:
 
     def image(self, pixels: np.ndarray) -> Tensor:
         """Grey levels (b, px, px, 3) uint8 -> unit vectors (b, E) float32."""
-        return self.image_tower.forward(np.ascontiguousarray(pixels))[0]
+        return self.image_tower.read(np.ascontiguousarray(pixels))
 
     def text(self, tokens: Tensor) -> Tensor:
         """Token ids (b, L), padded with 0 -> unit vectors (b, E) float32."""
-        tower, exact = self.text_tower, self.text_tower.at.exact
-        x = (
-            exact["token_embedding.weight"][tokens]
-            + exact["positional_embedding"][: tokens.shape[1]]
-        )
-        y, _ = tower.tower.forward(x.flatten(0, 1), _one_a_row(tokens))
-        return tower.head.forward(tower.after.forward(y)[0])[0]
+        return self.text_tower.read(tokens, _one_a_row(tokens))
 
 
 def _one_a_row(tokens: Tensor) -> Rows:
@@ -74,22 +67,7 @@ def written_out(
         torch.tensor(values).view(3, 1, 1)
         for values in ([255 * m for m in mean], [1 / (255 * s) for s in std])
     )
-    text = TextTower(at, shape)
-    image.tower, text.tower = _Reading(image.tower), _Reading(text.tower)
-    return WrittenOut(image, text)
-
-
-class _Reading(BlocksOf):
-    """The same blocks, keeping nothing for a backward pass: the next block gets the memory of the last."""
-
-    def __init__(self, blocks: BlocksOf) -> None:
-        self.blocks = blocks.blocks
-
-    def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, list[Any]]:
-        """(R, W) float32 -> (k, W) float32, and nothing."""
-        for block in self.blocks[:-1]:
-            x = block.forward(x, rows)[0]
-        return self.blocks[-1].forward_picked(x, rows)[0], []
+    return WrittenOut(image, TextTower(at, shape))
 
 
 def _shape(net: Any) -> Rung | None:

@@ -74,7 +74,7 @@ def train(
     settings = settings or Settings()
     world = World.join()
     try:
-        with world.watch(), _locked(folder, world):
+        with world.watch(), locked(folder, world):
             mine = data_hash(run, corpus, settings.data)
             if records.is_current(folder, run, mine)["train"]:
                 if world.main:
@@ -86,7 +86,7 @@ def train(
 
 
 @contextmanager
-def _locked(folder: Path, world: World) -> Iterator[None]:
+def locked(folder: Path, world: World) -> Iterator[None]:
     """Hold the run's folder: a second trainer in it is refused. The lock dies with its process."""
     if not world.main or os.name != "posix":
         yield
