@@ -6,7 +6,7 @@ import numpy as np
 
 from cliplib.evaluate.images import StoredPixels
 from cliplib.evaluate.tasks import Classification, Splits
-from cliplib.finetune import Recipe, Setting
+from cliplib.finetune.recipe import Recipe, Setting
 
 ONE = (Setting(3e-3, 0.65),)
 SHORT = Recipe(epochs=2, batch_size=16, settings=ONE)

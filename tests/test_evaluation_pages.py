@@ -9,7 +9,8 @@ from conftest import ROOT
 from evaluate_things import small_model
 
 from cliplib.evaluate.icon_tasks import held_out_task
-from cliplib.evaluation_pages import differences, tested
+from cliplib.evaluation_pages import differences, tested, tuning
+from cliplib.finetune.recipe import Recipe, Setting
 
 DATA = ROOT / "book" / "data"
 
@@ -46,6 +47,21 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     out = str(tmp_path / "t.csv")
     assert differences.main([str(tmp_path / "none"), "--out", out]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "t.csv").exists()
+    assert tuning.main([str(tmp_path / "none" / "checkpoint"), "--out", out]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "t.csv").exists()
+
+
+def test_settings_are_tried_on_validation_and_the_best_is_marked(corpus, tmp_path):
+    small_model(tmp_path / "one" / "checkpoint")
+    recipe = Recipe(epochs=1, settings=(Setting(1e-3, 0.65), Setting(1e-2)))
+    given = (tmp_path / "one" / "checkpoint", corpus, tmp_path / "work", recipe)
+    found = pd.DataFrame(tuning.rows(*given, tasks=("health-categories",)))
+    assert list(found) == list(tuning.COLUMNS) and len(found) == 2
+    assert found["run"].unique() == ["one"] and found["n_items"].unique() == [371]
+    assert found["val_top1"][found["chosen"]].tolist() == [found["val_top1"].max()]
+    (tmp_path / "work").rename(tmp_path / "kept")
+    again = pd.DataFrame(tuning.rows(*given[:2], tmp_path / "kept", recipe, ["health-categories"]))
+    pd.testing.assert_frame_equal(found, again)
 
 
 # ------------------------------------------------------------------------------------ the page's tables
@@ -118,7 +134,7 @@ def test_the_29_runs_are_five_rows_of_the_models_table():
     assert ours["checkpoints"].tolist() == [9, 9, 9, 1, 1]
 
 
-@pytest.mark.parametrize("draw", ["noise", "choices", "robustness", "probes"])
+@pytest.mark.parametrize("draw", ["noise", "choices", "robustness", "probes", "tuning", "patching"])
 def test_figures_have_labels_with_units(study, draw):
     import matplotlib.pyplot as plt
 
@@ -128,8 +144,12 @@ def test_figures_have_labels_with_units(study, draw):
         "choices": lambda: tested.choices_figure(tested.choices_table(DATA / "evaluators.csv")),
         "robustness": lambda: tested.robustness_figure(study),
         "probes": lambda: tested.probes_figure(tested.probes(study)),
+        "tuning": lambda: tested.tuning_figure(
+            tested.tuning(DATA / "finetune_settings.csv", study)
+        ),
+        "patching": lambda: tested.patching_figure(tested.patching(DATA / "patching.csv", study)),
     }[draw]()
-    labels = [ax.get_xlabel() for ax in figure.axes]
+    labels = [label for ax in figure.axes for label in (ax.get_xlabel(), ax.get_ylabel())]
     assert any("(" in label for label in labels)
     plt.close(figure)
 

@@ -30,11 +30,12 @@ from cliplib.evaluate.features import network_input
 from cliplib.evaluate.metrics import task_rows
 from cliplib.evaluate.outcomes import unpack
 from cliplib.evaluate.tasks import Splits
-from cliplib.finetune import Recipe, Setting, finetune, results, training
+from cliplib.finetune import results, training
 from cliplib.finetune.course import courses_of
 from cliplib.finetune.learner import Learner, linear_head, parameter_groups
 from cliplib.finetune.pictures import Album, batches_of_epoch, shifted
-from cliplib.finetune.recipe import joint_lr, settings_of, usual_settings
+from cliplib.finetune.recipe import Recipe, Setting, joint_lr, settings_of, usual_settings
+from cliplib.finetune.run import finetune
 from cliplib.finetune.stages import settings_for
 from cliplib.finetune.towers import ImageTower, layer_scales, tower_of, width_of
 from cliplib.finetune.workshop import Progress
@@ -256,7 +257,9 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_weights(opened, tmp_path):
         import sys, time
         sys.path[:0] = [{str(Path(__file__).parent)!r}]
         from finetune_things import splits
-        from cliplib.finetune import Recipe, Setting, finetune, training
+        from cliplib.finetune import training
+        from cliplib.finetune.recipe import Recipe, Setting
+        from cliplib.finetune.run import finetune
         from cliplib.pretrained.opening import open_model
         slow = training._Training._point
         def point(self):
@@ -344,10 +347,10 @@ def test_two_calls_do_not_write_into_one_folder(opened, tmp_path):
 
     (tmp_path / "work").mkdir()
     stop = Progress("", 1, second)
-    from cliplib.train.loop import _locked
+    from cliplib.train.loop import locked
     from cliplib.train.world import World
 
-    with _locked(tmp_path, World()):
+    with locked(tmp_path, World()):
         stop.skip(1, "held")
     assert lines
 

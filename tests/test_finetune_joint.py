@@ -13,17 +13,13 @@ from cliplib.evaluate.features import class_embeddings
 from cliplib.evaluate.outcomes import unpack
 from cliplib.evaluate.ranks import clustered_mean, top_k
 from cliplib.evaluate.zero_shot import classify
-from cliplib.finetune import (
-    JointRecipe,
-    JointTasks,
-    Recipe,
-    Setting,
-    finetune,
-    finetune_everything,
-    results,
-)
+from cliplib.finetune import results
 from cliplib.finetune.cli import add_arguments, run
+from cliplib.finetune.icons import finetune_everything
+from cliplib.finetune.joint import JointTasks
 from cliplib.finetune.patching import Point, allowed_loss, choose, interpolate
+from cliplib.finetune.recipe import JointRecipe, Recipe, Setting
+from cliplib.finetune.run import finetune
 from cliplib.pretrained.opening import open_model
 
 BRIEF = JointRecipe(iterations=12, batch_size=16, lr=1e-3)

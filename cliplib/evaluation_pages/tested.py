@@ -15,6 +15,8 @@ from cliplib.evaluate.outcomes import RETRIEVAL, Ranked, unpack
 from cliplib.evaluate.ranks import clustered_mean, top_k
 from cliplib.evaluate.robustness import ARTISTS, effective_robustness
 from cliplib.evaluation_pages.differences import REFERENCE
+from cliplib.finetune.recipe import LAYER_DECAY, usual_settings
+from cliplib.ladder import rung
 
 #: (protocol, task, metric, what is asked), in the order of the page.
 PROTOCOLS = (
@@ -299,7 +301,7 @@ TARGET = "emoji-groups"
 
 
 def finetuned(study: pd.DataFrame) -> pd.DataFrame:
-    """Per fine-tuned run top-1 on the target in percent: rung, compute, what was done, value, interval."""
+    """Per fine-tuned run top-1 on the target in percent: rung, samples, what was done, value, interval."""
     runs = study[study["metric"] == "finetune_direct_top1"]["run_id"]
     rows = study[study["run_id"].isin(runs) & (study["task"] == TARGET)]
     rows = rows[rows["metric"].isin(list(TOWERS))]
@@ -307,7 +309,8 @@ def finetuned(study: pd.DataFrame) -> pd.DataFrame:
     table = rows.assign(order=order).sort_values(["compute_gmac", "rung", "order"])
     return pd.DataFrame(
         {
-            "run": table["run_id"], "done": table["metric"].map(TOWERS),
+            "rung": table["rung"], "samples": table["samples_seen"],
+            "done": table["metric"].map(TOWERS),
             **{
                 name: (100 * table[column]).round(1)
                 for name, column in (("%", "value"), ("from", "ci_low"), ("to", "ci_high"))
@@ -318,16 +321,69 @@ def finetuned(study: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(study: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A paired gain of every fine-tuned run, in points: run, task, gain, se, verdict."""
+    """A paired gain of every fine-tuned run, in points: rung, samples, task, gain, se, verdict."""
     rows = study[study["metric"] == metric]
     seen = rows["value"].abs() > rows["se"]
     return pd.DataFrame(
         {
-            "run": rows["run_id"], "task": rows["task"], "gain": (100 * rows["value"]).round(1),
+            "rung": rows["rung"], "samples": rows["samples_seen"], "task": rows["task"],
+            "gain": (100 * rows["value"]).round(1),
             "se": (100 * rows["se"]).round(1),
             "verdict": np.where(seen, "seen", "no difference seen"),
         }
     ).reset_index(drop=True)  # fmt: skip
+
+
+def tuning(path: Path, study: pd.DataFrame) -> pd.DataFrame:
+    """The wide grid of fine-tuning by rung, and whether each rate lies within the usual ones."""
+    runs = study.drop_duplicates("run_id").set_index("run_id")
+    table = pd.read_csv(path)
+    table.insert(0, "rung", table["run"].map(runs["rung"]))
+    usual = {
+        name: [setting.lr for setting in usual_settings(rung(name).vision.width)]
+        for name in table["rung"].unique()
+    }
+    own = table["rung"].map(usual)
+    return table.assign(
+        usual=[min(rates) <= lr <= max(rates) for lr, rates in zip(table["lr"], own)]
+    )
+
+
+def tuning_figure(table: pd.DataFrame) -> Any:
+    """Validation accuracy against learning rate, a panel a data set; rings: chosen."""
+    import matplotlib.pyplot as plt
+
+    from cliplib.figures import look
+
+    tasks, rungs = (list(dict.fromkeys(table[name])) for name in ("task", "rung"))
+    fig, axes = plt.subplots(len(tasks), 1, figsize=(5.2, 2.3 * len(tasks)), sharex=True)
+    for ax, task in zip(np.atleast_1d(axes), tasks):
+        for i, name in enumerate(rungs):
+            own = table[(table["task"] == task) & (table["rung"] == name)]
+            for decay, line in ((LAYER_DECAY, "-"), (1.0, ":")):
+                rows = own[own["layer_decay"] == decay].sort_values("lr")
+                label = name if decay < 1 else None
+                style = {**look(i), "linestyle": line}
+                ax.plot(rows["lr"], 100 * rows["val_top1"], label=label, **style)
+            best = own[own["chosen"]]
+            ax.plot(
+                best["lr"], 100 * best["val_top1"], linestyle="", marker="o", markersize=13,
+                fillstyle="none", color=look(i)["color"],
+            )  # fmt: skip
+        ax.set(xscale="log", title=task, ylabel="top-1 (%)")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.15), "ncols": len(rungs)}
+    np.atleast_1d(axes)[0].legend(fontsize="small", **above)
+    np.atleast_1d(axes)[-1].set(xlabel="peak learning rate of the head")
+    return fig
+
+
+def patching(path: Path, study: pd.DataFrame) -> pd.DataFrame:
+    """The mixtures of every run that was patched, with its rung and samples in front."""
+    runs = study.drop_duplicates("run_id").set_index("run_id")
+    table = pd.read_csv(path)
+    for place, column in enumerate(("rung", "samples_seen")):
+        table.insert(place, column, table["run_id"].map(runs[column]))
+    return table
 
 
 def patching_figure(table: pd.DataFrame) -> Any:
@@ -337,8 +393,10 @@ def patching_figure(table: pd.DataFrame) -> Any:
     from cliplib.figures import look
 
     fig, ax = plt.subplots()
-    for i, (run, rows) in enumerate(table.groupby("run_id", sort=False)):
-        ax.plot(100 * rows["control"], 100 * rows["mean_val"], label=str(run), **look(i))
+    for i, (_, rows) in enumerate(table.groupby("run_id", sort=False)):
+        name, samples = rows[["rung", "samples_seen"]].iloc[0]
+        label = f"{name}, {samples:,} samples"
+        ax.plot(100 * rows["control"], 100 * rows["mean_val"], label=label, **look(i))
         chosen = rows[rows["chosen"]]
         ax.plot(
             100 * chosen["control"], 100 * chosen["mean_val"], linestyle="", marker="o",

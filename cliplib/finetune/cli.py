@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from cliplib import InputError
 from cliplib.cli_evaluate import ICONS, add_model_arguments, open_asked
-from cliplib.finetune.icons import ICON_TARGET
 from cliplib.finetune.recipe import (
     DIRECT,
+    ICON_TARGET,
     INTERMEDIATE,
     JOINT,
     STAGES,

@@ -12,7 +12,7 @@ from cliplib import InputError
 from cliplib.evaluate.features import class_embeddings
 from cliplib.evaluate.icon_tasks import fine_categories, probe_tasks, validation_task
 from cliplib.finetune.joint import JointTasks
-from cliplib.finetune.recipe import INTERMEDIATE, JOINT, STAGES, JointRecipe, Recipe
+from cliplib.finetune.recipe import ICON_TARGET, INTERMEDIATE, JOINT, STAGES, JointRecipe, Recipe
 from cliplib.finetune.run import finetune
 from cliplib.finetune.workshop import Say
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from cliplib.data import Corpus
     from cliplib.evaluate.tasks import Splits
     from cliplib.pretrained.opened import Opened
-
-ICON_TARGET = "emoji-groups"
 
 
 def finetune_everything(

@@ -16,6 +16,7 @@ from cliplib import InputError
 
 DIRECT, INTERMEDIATE, JOINT = "direct", "intermediate", "joint"
 STAGES = (DIRECT, INTERMEDIATE, JOINT)
+ICON_TARGET = "emoji-groups"  # task of the corpus that stands for the paper's ImageNet
 
 ALPHAS = tuple(round(k / 10, 1) for k in range(11))  # paper, section 4.4
 STANDARD_ERROR = "se"
