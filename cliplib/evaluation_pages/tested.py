@@ -301,7 +301,7 @@ TARGET = "emoji-groups"
 
 
 def finetuned(study: pd.DataFrame) -> pd.DataFrame:
-    """Per fine-tuned run top-1 on the target in percent: rung, samples, what was done, value, interval."""
+    """Per fine-tuned run top-1 on the target in percent: rung, what was done, value, interval."""
     runs = study[study["metric"] == "finetune_direct_top1"]["run_id"]
     rows = study[study["run_id"].isin(runs) & (study["task"] == TARGET)]
     rows = rows[rows["metric"].isin(list(TOWERS))]
@@ -309,8 +309,7 @@ def finetuned(study: pd.DataFrame) -> pd.DataFrame:
     table = rows.assign(order=order).sort_values(["compute_gmac", "rung", "order"])
     return pd.DataFrame(
         {
-            "rung": table["rung"], "samples": table["samples_seen"],
-            "done": table["metric"].map(TOWERS),
+            "rung": table["rung"], "done": table["metric"].map(TOWERS),
             **{
                 name: (100 * table[column]).round(1)
                 for name, column in (("%", "value"), ("from", "ci_low"), ("to", "ci_high"))
@@ -321,13 +320,12 @@ def finetuned(study: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(study: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """A paired gain of every fine-tuned run, in points: rung, samples, task, gain, se, verdict."""
+    """A paired gain of every fine-tuned run, in points: rung, task, gain, se, verdict."""
     rows = study[study["metric"] == metric]
     seen = rows["value"].abs() > rows["se"]
     return pd.DataFrame(
         {
-            "rung": rows["rung"], "samples": rows["samples_seen"], "task": rows["task"],
-            "gain": (100 * rows["value"]).round(1),
+            "rung": rows["rung"], "task": rows["task"], "gain": (100 * rows["value"]).round(1),
             "se": (100 * rows["se"]).round(1),
             "verdict": np.where(seen, "seen", "no difference seen"),
         }
