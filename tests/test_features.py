@@ -64,6 +64,21 @@ def test_features_are_unit_vectors_of_open_clip_s_own_model(opened):
     assert np.abs(features.text_features(opened, TEXTS[:6]) - text).max() < close
 
 
+def test_any_colours_are_centred_and_scaled_as_by_the_modules(opened):
+    """Grey levels are multiplied as they are; each colour has its own middle, between two levels."""
+    from dataclasses import replace
+
+    opened = replace(opened, mean=(0.4814, 0.3, 0.7077), std=(0.2686, 0.15, 0.4))
+    close = 1e-6 if opened.numerics.precision == "fp32" else 2e-2
+    levels = np.concatenate(
+        [pixels(20).array, np.zeros_like(pixels(1).array), 255 + np.zeros_like(pixels(1).array)]
+    )
+    with torch.no_grad():
+        theirs = features.image_embedding(opened, features.network_input(opened, levels))
+        ours = opened.written_out.image(levels)
+    assert (ours - theirs).abs().max() < close
+
+
 def _folder(opened):
     from pathlib import Path
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 SMALL_PX = 64  # models of images up to this side compute larger blocks at once
 IMAGE_BLOCK = {"small": 128, "large": 32}
 TEXT_BLOCK = {"small": 128, "large": 64}
-CUT = 4  # texts are cut at a multiple of so many tokens
+#: Lengths that texts are cut at. A small model gains more from few shapes of products than from short texts.
+CUTS = {"small": 4 * 2 ** np.arange(8), "large": np.arange(4, 513, 4)}
 
 Known = dict[str, np.ndarray]  # features of texts that were computed before, (E,) each
 
@@ -126,7 +127,8 @@ def _new_texts(opened: Opened, texts: Sequence[str], workers: Workers) -> np.nda
         )
     tokens = opened.tokenize(texts)
     size = TEXT_BLOCK[_kind(opened)]
-    cut = np.minimum(-(-_lengths(tokens) // CUT) * CUT, tokens.shape[1])
+    cuts = CUTS[_kind(opened)]
+    cut = np.minimum(cuts[np.searchsorted(cuts, _lengths(tokens))], tokens.shape[1])
 
     def work(rows: np.ndarray) -> np.ndarray:
         full = torch.from_numpy(rows[np.arange(size) % len(rows)])

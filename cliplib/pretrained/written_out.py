@@ -62,12 +62,41 @@ def written_out(
     exact = {name: value.detach() for name, value in net.state_dict().items()}
     low = exact if dtype == torch.float32 else {k: v.to(dtype) for k, v in exact.items()}
     at = Layout(exact, low, exact)  # no gradient is written in a forward pass
-    image = ImageTower(at, shape)
-    image.middle, image.gain = (
-        torch.tensor(values).view(3, 1, 1)
-        for values in ([255 * m for m in mean], [1 / (255 * s) for s in std])
-    )
-    return WrittenOut(image, TextTower(at, shape))
+    return WrittenOut(LevelsTower(at, shape, mean, std), TextTower(at, shape))
+
+
+class LevelsTower(ImageTower):
+    """An image tower that multiplies grey levels as they are: whole numbers, exact in bf16 too.
+
+    They are centred by a whole number a colour. The rest of the normalisation is in the kernel of the
+    patches and in the table of positions, so no pixel is scaled.
+    """
+
+    def __init__(
+        self, at: Layout, rung: Rung, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__(at, rung)
+        middle, gain = 255 * torch.tensor(mean), 1 / (255 * torch.tensor(std))
+        centre = middle.round()
+        kernel = at.exact["visual.conv1.weight"] * gain.view(3, 1, 1)  # (W, 3, p, p)
+        self.dtype = at.low["visual.conv1.weight"].dtype
+        self.kernel = kernel.permute(2, 3, 1, 0).flatten(0, 2).contiguous().to(self.dtype)
+        self.centre = centre.repeat(self.patch**2).to(self.dtype)  # (p p 3,)
+        self.position = at.exact["visual.positional_embedding"].clone()
+        self.position[0] += at.exact["visual.class_embedding"]
+        self.position[1:] += kernel.sum((2, 3)) @ (centre - middle)
+
+    def _embedded(self, images: np.ndarray) -> tuple[Tensor, Rows, Tensor, Any]:
+        """As of the base class."""
+        b, side, _, _ = images.shape
+        cells, p = side // self.patch, self.patch
+        levels = torch.from_numpy(images).view(b, cells, p, cells, 3 * p).transpose(2, 3)
+        patches = levels.reshape(-1, 3 * p * p).to(self.dtype).sub_(self.centre)
+        x = self.position.repeat(b, 1, 1)  # (b, P + 1, W)
+        x[:, 1:] += torch.mm(patches, self.kernel).view(b, cells * cells, -1)
+        rows = Rows(b, x.shape[1], torch.arange(b) * x.shape[1])
+        x, before = self.before.forward(x.flatten(0, 1))
+        return x, rows, patches, before
 
 
 def _shape(net: Any) -> Rung | None:
