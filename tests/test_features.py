@@ -64,6 +64,14 @@ def test_features_are_unit_vectors_of_open_clip_s_own_model(opened):
     assert np.abs(features.text_features(opened, TEXTS[:6]) - text).max() < close
 
 
+def test_texts_are_cut_after_their_end_and_at_few_lengths():
+    lengths = np.arange(1, 1000)
+    for kind, how_many in (("small", 9), ("large", 250)):
+        cuts = features._cuts(lengths, kind)
+        assert (cuts >= lengths).all() and len(np.unique(cuts)) == how_many
+    assert features._cuts(np.array([3, 4, 5, 8, 9, 16]), "small").tolist() == [4, 4, 8, 8, 16, 16]
+
+
 def test_any_colours_are_centred_and_scaled_as_by_the_modules(opened):
     """Grey levels are multiplied as they are; each colour has its own middle, between two levels."""
     from dataclasses import replace

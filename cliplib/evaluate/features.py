@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 SMALL_PX = 64  # models of images up to this side compute larger blocks at once
 IMAGE_BLOCK = {"small": 128, "large": 32}
 TEXT_BLOCK = {"small": 128, "large": 64}
-#: Lengths that texts are cut at. A small model gains more from few shapes of products than from short texts.
-CUTS = {"small": 4 * 2 ** np.arange(8), "large": np.arange(4, 513, 4)}
+SHORTEST = 4  # tokens of the shortest texts that go through together
 
 Known = dict[str, np.ndarray]  # features of texts that were computed before, (E,) each
 
@@ -127,8 +126,7 @@ def _new_texts(opened: Opened, texts: Sequence[str], workers: Workers) -> np.nda
         )
     tokens = opened.tokenize(texts)
     size = TEXT_BLOCK[_kind(opened)]
-    cuts = CUTS[_kind(opened)]
-    cut = np.minimum(cuts[np.searchsorted(cuts, _lengths(tokens))], tokens.shape[1])
+    cut = np.minimum(_cuts(_lengths(tokens), _kind(opened)), tokens.shape[1])
 
     def work(rows: np.ndarray) -> np.ndarray:
         full = torch.from_numpy(rows[np.arange(size) % len(rows)])
@@ -140,6 +138,13 @@ def _new_texts(opened: Opened, texts: Sequence[str], workers: Workers) -> np.nda
     groups = [np.flatnonzero(cut == length) for length in np.unique(cut)]
     blocks = [own[rows] for own in groups for rows in blocks_of(len(own), size)]
     return rows_in_blocks(blocks, work, workers, "text features")
+
+
+def _cuts(lengths: np.ndarray, kind: str) -> np.ndarray:
+    """Where texts are cut. Few lengths suit small models: a new shape of products costs them more."""
+    if kind == "small":  # at a power of two
+        return (2 ** np.ceil(np.log2(np.maximum(lengths, SHORTEST)))).astype(np.int64)
+    return -(-lengths // SHORTEST) * SHORTEST
 
 
 def text_embedding(opened: Opened, tokens: Tensor, length: int) -> Tensor:
