@@ -7,11 +7,12 @@ at once, by which thread and in which process, changes nothing.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -102,18 +103,22 @@ def together(tasks: Sequence[Callable[[], Answer]], ahead: int = 0) -> Iterator[
     if threads == 1:
         yield from (task() for task in tasks)
         return
-    ahead = max(1, ahead or 2 * threads)
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = [pool.submit(task) for task in tasks[:ahead]]
-        try:
-            for place in range(len(tasks)):
-                answer = waiting.pop(0).result()
-                if place + ahead < len(tasks):
-                    waiting.append(pool.submit(tasks[place + ahead]))
-                yield answer
-        finally:
-            for future in waiting:
-                future.cancel()
+    ahead, pool = max(1, ahead or 2 * threads), _pool(threads, os.getpid())
+    waiting = [pool.submit(task) for task in tasks[:ahead]]
+    try:
+        for place in range(len(tasks)):
+            answer = waiting.pop(0).result()
+            if place + ahead < len(tasks):
+                waiting.append(pool.submit(tasks[place + ahead]))
+            yield answer
+    finally:
+        wait([future for future in waiting if not future.cancel()])
+
+
+@lru_cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """The threads of a process, kept: what a product of matrices prepares belongs to its thread."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 class Progress:
