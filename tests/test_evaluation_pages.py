@@ -51,7 +51,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "t.csv").exists()
 
 
-def test_settings_are_tried_on_validation_and_the_best_is_marked(corpus, tmp_path):
+def test_settings_are_tried_on_validation_and_the_best_is_marked(corpus, tmp_path, capsys):
     small_model(tmp_path / "one" / "checkpoint")
     recipe = Recipe(epochs=1, settings=(Setting(1e-3, 0.65), Setting(1e-2)))
     given = (tmp_path / "one" / "checkpoint", corpus, tmp_path / "work", recipe)
@@ -59,8 +59,9 @@ def test_settings_are_tried_on_validation_and_the_best_is_marked(corpus, tmp_pat
     assert list(found) == list(tuning.COLUMNS) and len(found) == 2
     assert found["run"].unique() == ["one"] and found["n_items"].unique() == [371]
     assert found["val_top1"][found["chosen"]].tolist() == [found["val_top1"].max()]
-    (tmp_path / "work").rename(tmp_path / "kept")
-    again = pd.DataFrame(tuning.rows(*given[:2], tmp_path / "kept", recipe, ["health-categories"]))
+    assert "fine-tuned already" not in capsys.readouterr().out
+    again = pd.DataFrame(tuning.rows(*given, tasks=("health-categories",)))
+    assert "fine-tuned already" in capsys.readouterr().out
     pd.testing.assert_frame_equal(found, again)
 
 
@@ -144,12 +145,11 @@ def test_figures_have_labels_with_units(study, draw):
         "choices": lambda: tested.choices_figure(tested.choices_table(DATA / "evaluators.csv")),
         "robustness": lambda: tested.robustness_figure(study),
         "probes": lambda: tested.probes_figure(tested.probes(study)),
-        "tuning": lambda: tested.tuning_figure(
-            tested.tuning(DATA / "finetune_settings.csv", study)
-        ),
+        "tuning": lambda: tuning.figure(tuning.table(DATA / "finetune_settings.csv", study)),
         "patching": lambda: tested.patching_figure(tested.patching(DATA / "patching.csv", study)),
     }[draw]()
-    labels = [label for ax in figure.axes for label in (ax.get_xlabel(), ax.get_ylabel())]
+    axis = "y" if draw == "tuning" else "x"  # a learning rate has no unit
+    labels = [getattr(ax, f"get_{axis}label")() for ax in figure.axes]
     assert any("(" in label for label in labels)
     plt.close(figure)
 

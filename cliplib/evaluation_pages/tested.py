@@ -15,8 +15,6 @@ from cliplib.evaluate.outcomes import RETRIEVAL, Ranked, unpack
 from cliplib.evaluate.ranks import clustered_mean, top_k
 from cliplib.evaluate.robustness import ARTISTS, effective_robustness
 from cliplib.evaluation_pages.differences import REFERENCE
-from cliplib.finetune.recipe import LAYER_DECAY, usual_settings
-from cliplib.ladder import rung
 
 #: (protocol, task, metric, what is asked), in the order of the page.
 PROTOCOLS = (
@@ -330,49 +328,6 @@ def gains(study: pd.DataFrame, metric: str) -> pd.DataFrame:
             "verdict": np.where(seen, "seen", "no difference seen"),
         }
     ).reset_index(drop=True)  # fmt: skip
-
-
-def tuning(path: Path, study: pd.DataFrame) -> pd.DataFrame:
-    """The wide grid of fine-tuning by rung, and whether each rate lies within the usual ones."""
-    runs = study.drop_duplicates("run_id").set_index("run_id")
-    table = pd.read_csv(path)
-    table.insert(0, "rung", table["run"].map(runs["rung"]))
-    usual = {
-        name: [setting.lr for setting in usual_settings(rung(name).vision.width)]
-        for name in table["rung"].unique()
-    }
-    own = table["rung"].map(usual)
-    return table.assign(
-        usual=[min(rates) <= lr <= max(rates) for lr, rates in zip(table["lr"], own)]
-    )
-
-
-def tuning_figure(table: pd.DataFrame) -> Any:
-    """Validation accuracy against learning rate, a panel a data set; rings: chosen."""
-    import matplotlib.pyplot as plt
-
-    from cliplib.figures import look
-
-    tasks, rungs = (list(dict.fromkeys(table[name])) for name in ("task", "rung"))
-    fig, axes = plt.subplots(len(tasks), 1, figsize=(5.2, 2.3 * len(tasks)), sharex=True)
-    for ax, task in zip(np.atleast_1d(axes), tasks):
-        for i, name in enumerate(rungs):
-            own = table[(table["task"] == task) & (table["rung"] == name)]
-            for decay, line in ((LAYER_DECAY, "-"), (1.0, ":")):
-                rows = own[own["layer_decay"] == decay].sort_values("lr")
-                label = name if decay < 1 else None
-                style = {**look(i), "linestyle": line}
-                ax.plot(rows["lr"], 100 * rows["val_top1"], label=label, **style)
-            best = own[own["chosen"]]
-            ax.plot(
-                best["lr"], 100 * best["val_top1"], linestyle="", marker="o", markersize=13,
-                fillstyle="none", color=look(i)["color"],
-            )  # fmt: skip
-        ax.set(xscale="log", title=task, ylabel="top-1 (%)")
-    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.15), "ncols": len(rungs)}
-    np.atleast_1d(axes)[0].legend(fontsize="small", **above)
-    np.atleast_1d(axes)[-1].set(xlabel="peak learning rate of the head")
-    return fig
 
 
 def patching(path: Path, study: pd.DataFrame) -> pd.DataFrame:
