@@ -90,7 +90,7 @@ def figure(tried: pd.DataFrame) -> Any:
             best = own[own["chosen"]]
             ax.plot(
                 best["lr"], 100 * best["val_top1"], linestyle="", marker="o", markersize=13,
-                fillstyle="none", color=look(i)["color"],
+                fillstyle="none", color=look(i)["color"], clip_on=False,
             )  # fmt: skip
         ax.set(xscale="log", title=task, ylabel="top-1 (%)")
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.15), "ncols": len(rungs)}
